@@ -8,5 +8,5 @@ require (
 	github.com/klauspost/compress v1.20.3
 	golang.org/x/mod v0.42.0
 	golang.org/x/sync v0.24.0
-	golang.org/x/sys v0.47.0
+	golang.org/x/sys v0.49.0
 )

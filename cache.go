@@ -1,0 +1,194 @@
+package modfetch
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/modfetch/modfetch/internal/filelock"
+)
+
+// A Cache stores files by their GOPROXY path, such as "example.com/!m/@v/v1.0.0.zip", and some of modfetch's own below
+// "modfetch/". A name's content never changes in meaning, and only verified content is put. Implementations must be safe
+// for concurrent use, also by several processes if they share storage.
+//
+// A Fetcher does not trust what it opens: it compares it with go.sum or the checksum database again.
+type Cache interface {
+	// Open returns the content put last under name, or an error that satisfies errors.Is(err, fs.ErrNotExist).
+	// ctx covers Open only, not the reads that follow.
+	Open(ctx context.Context, name string) (io.ReadSeekCloser, error)
+
+	// Put stores content under name, replacing what is there. A concurrent Open sees all of the old content or all of the
+	// new, never a part; after an error the old is still there.
+	Put(ctx context.Context, name string, content io.ReadSeeker) error
+}
+
+// A Locker keeps processes that share a Cache from doing the same work at once. Correctness does not depend on it.
+type Locker interface {
+	// Lock waits until nobody else holds name, or ctx ends. The holder calls unlock once.
+	Lock(ctx context.Context, name string) (unlock func() error, err error)
+}
+
+// DirCache is a Cache, and a Locker, in the named directory. The directory is a GOPROXY tree: a file:// mirror.
+type DirCache string
+
+// Open opens a file of the cache.
+func (d DirCache) Open(ctx context.Context, name string) (io.ReadSeekCloser, error) {
+	file, err := d.file("open", name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err // not f, which would be a non-nil interface around a nil file
+	}
+	return f, nil
+}
+
+// Put writes a temporary file beside the final one and renames it.
+func (d DirCache) Put(ctx context.Context, name string, content io.ReadSeeker) error {
+	file, err := d.file("put", name)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return err
+	}
+	return writeFile(file, func(f *os.File) error {
+		if _, err := content.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		_, err := io.Copy(f, content)
+		return errors.Join(err, context.Cause(ctx))
+	})
+}
+
+// Lock takes a lock on the file name.lock.
+func (d DirCache) Lock(ctx context.Context, name string) (unlock func() error, err error) {
+	file, err := d.file("lock", name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return nil, err
+	}
+	f, err := filelock.Open(ctx, file+".lock", nil)
+	if err != nil {
+		return nil, err
+	}
+	return f.Close, nil
+}
+
+func (d DirCache) file(op, name string) (string, error) {
+	local, err := filepath.Localize(name)
+	if err != nil || d == "" {
+		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	return filepath.Join(string(d), local), nil
+}
+
+// MemCache is a Cache in memory. The zero value is an empty cache without a limit.
+type MemCache struct {
+	MaxBytes int64 // content beyond it pushes out what was used longest ago; 0 is no limit
+
+	mu    sync.Mutex // guards the following
+	files map[string]*list.Element
+	used  list.List // of *memFile, used last in front
+	bytes int64
+}
+
+type memFile struct {
+	name string
+	data []byte
+}
+
+// Open returns the content put last under name.
+func (c *MemCache) Open(_ context.Context, name string) (io.ReadSeekCloser, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.files[name]
+	if e == nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	c.used.MoveToFront(e)
+	return memReader{bytes.NewReader(e.Value.(*memFile).data)}, nil
+}
+
+// Put keeps a copy of content, unless it is larger than MaxBytes.
+func (c *MemCache) Put(_ context.Context, name string, content io.ReadSeeker) error {
+	if !fs.ValidPath(name) {
+		return &fs.PathError{Op: "put", Path: name, Err: fs.ErrInvalid}
+	}
+	if _, err := content.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	data, err := io.ReadAll(content)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.files[name]; e != nil {
+		c.drop(e)
+	}
+	if c.MaxBytes > 0 && int64(len(data)) > c.MaxBytes {
+		return nil
+	}
+	if c.files == nil {
+		c.files = make(map[string]*list.Element)
+	}
+	c.files[name] = c.used.PushFront(&memFile{name, data})
+	c.bytes += int64(len(data))
+	for c.MaxBytes > 0 && c.bytes > c.MaxBytes {
+		c.drop(c.used.Back())
+	}
+	return nil
+}
+
+// drop removes an element; c.mu is held.
+func (c *MemCache) drop(e *list.Element) {
+	f := c.used.Remove(e).(*memFile)
+	delete(c.files, f.name)
+	c.bytes -= int64(len(f.data))
+}
+
+type memReader struct{ *bytes.Reader }
+
+func (memReader) Close() error { return nil }
+
+// Tiered returns a Cache that looks in near, then in far, and keeps in near what it found in far. What is put goes to both.
+func Tiered(near, far Cache) Cache { return tiered{near, far} }
+
+type tiered struct{ near, far Cache }
+
+func (t tiered) Open(ctx context.Context, name string) (io.ReadSeekCloser, error) {
+	if r, err := t.near.Open(ctx, name); err == nil {
+		return r, nil
+	}
+	r, err := t.far.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	// A near cache that cannot store is a slow one, not a broken one.
+	if err := t.near.Put(ctx, name, r); err == nil {
+		if near, err := t.near.Open(ctx, name); err == nil {
+			r.Close()
+			return near, nil
+		}
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (t tiered) Put(ctx context.Context, name string, content io.ReadSeeker) error {
+	return errors.Join(t.far.Put(ctx, name, content), t.near.Put(ctx, name, content))
+}

@@ -1,0 +1,364 @@
+// Package modfetch makes several unreliable, untrusted Go module mirrors behave like one reliable, trusted one.
+//
+// A [Fetcher] gets modules from GOPROXY mirrors, asking the next one where the go command would give up, and holds every
+// zip and go.mod file against go.sum or the checksum database before anybody sees it. It keeps them in the go command's own
+// module cache, exactly as the go command would have left them there, or in any [Cache].
+//
+// Nothing that comes from outside is trusted: mirrors, and caches that others can write, are storage without authority.
+// What vouches for a file is go.sum, or a record that the checksum database has signed; mirrors may carry that record.
+//
+// Start with [New]. Module paths and versions are plain, not escaped: {Path: "github.com/BurntSushi/toml", Version: "v1.4.0"}.
+package modfetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/modfetch/modfetch/internal/flight"
+	"github.com/modfetch/modfetch/internal/unpack"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
+	modzip "golang.org/x/mod/zip"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+)
+
+// A Fetcher gets modules from mirrors and verifies them. Make one with [New]; all methods may be called concurrently, and
+// callers that want the same file at the same time share one transfer.
+type Fetcher struct {
+	*core
+	goSum *GoSum
+}
+
+// core is what a Fetcher shares with those that WithGoSum made of it.
+type core struct {
+	routes      routes
+	engine      *engine
+	sums        []SumSource
+	db          *sumDB // nil for GOSUMDB=off
+	noSumDB     string // patterns of paths that are not looked up
+	noSumDBName string // the setting they came from
+	mod         *modCache
+	cache       Cache
+	locker      Locker
+	policy      Policy
+	trace       *Trace
+	jobs        int
+	cpu         *semaphore.Weighted // goroutines that inflate and hash
+	idle        func()              // closes our own client's idle connections; nil for a client of the caller's
+	hashed      sync.Map            // module.Version to the fs.FileInfo of the zip that this process has hashed
+
+	infos flight.Group[module.Version, infoFile]
+	mods  flight.Group[fileKey, modFile]
+	zips  flight.Group[fileKey, *zipFile]
+}
+
+// A fileKey joins callers that want the same file held against the same line of go.sum.
+type fileKey struct {
+	module.Version
+	want string // of go.sum; "" if it has no line
+	tree bool
+}
+
+// A Module is what Download has fetched of one module version.
+type Module struct {
+	module.Version
+
+	Dir, Zip, GoMod, Info string // files in the module cache; "" without one
+
+	Sum, GoModSum               string // h1: of the zip and of the go.mod file
+	VerifiedBy, GoModVerifiedBy string // "go.sum", or the name of the checksum database or other source
+	Unverified                  string // instead: the setting that exempts the module, such as "GONOSUMDB=corp.example"
+	Mirror                      string // who served the zip, redacted; "" if it was in the cache
+}
+
+// WithGoSum returns a Fetcher that holds files against another go.sum, over the same mirrors, cache and transfers.
+func (f *Fetcher) WithGoSum(s *GoSum) *Fetcher { return &Fetcher{f.core, s} }
+
+// Close closes idle connections. Work under way goes on; the Cache is left alone.
+func (f *Fetcher) Close() error {
+	if f.idle != nil {
+		f.idle()
+	}
+	return nil
+}
+
+// check refuses a module version before any request is made for it.
+func check(m module.Version) error {
+	if err := module.Check(m.Path, m.Version); err != nil {
+		return fmt.Errorf("%w: want a canonical version such as v1.2.3 of a path such as example.com/m", err)
+	}
+	return nil
+}
+
+// GoMod returns m's verified go.mod file.
+func (f *Fetcher) GoMod(ctx context.Context, m module.Version) ([]byte, error) {
+	file, err := f.goMod(ctx, m)
+	return file.data, err
+}
+
+type modFile struct {
+	data []byte
+	sum  string
+	v    voucher
+}
+
+const (
+	maxGoMod = modzip.MaxGoMod
+	maxZip   = modzip.MaxZipFile
+)
+
+func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) {
+	if err := check(m); err != nil {
+		return modFile{}, err
+	}
+	sumKey := module.Version{Path: m.Path, Version: m.Version + "/go.mod"}
+	line, _ := f.goSumVoucher(ctx, sumKey)
+	return f.mods.Do(ctx, fileKey{m, line.want, false}, func(ctx context.Context) (modFile, error) {
+		name := proxyPath(m, "mod")
+		if data, err := f.stored(ctx, name, maxGoMod); err == nil {
+			file := modFile{data: data, sum: goModSum(data)}
+			if file.v, err = f.voucher(ctx, sumKey); err != nil {
+				return modFile{}, err
+			}
+			err = f.verdict(ctx, file.v, sumKey, file.sum, "the cache")
+			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
+			if err == nil {
+				return file, nil
+			}
+			if KindOf(err) == Security {
+				return modFile{}, err
+			}
+		}
+		var file modFile
+		_, err := f.engine.fetch(ctx, f.routes.to(m.Path), want{
+			module: m, path: name, limit: maxGoMod, crosses: f.crosses(sumKey),
+			take: func(ctx context.Context, mirror Mirror, b *body) (err error) {
+				answer := f.askVoucher(ctx, sumKey)
+				if file.data, err = b.all(); err != nil {
+					return err
+				}
+				file.sum = goModSum(file.data)
+				if file.v, err = answer(); err != nil {
+					return &fatalError{err}
+				}
+				return f.verdict(ctx, file.v, sumKey, file.sum, mirror.String())
+			},
+		})
+		if err != nil {
+			return modFile{}, err
+		}
+		if f.mod != nil {
+			if err := f.mod.putGoMod(ctx, m, file.data); err != nil {
+				return modFile{}, err
+			}
+		}
+		f.keep(ctx, name, bytes.NewReader(file.data))
+		return file, nil
+	})
+}
+
+// goModSum hashes a go.mod file as go.sum does.
+func goModSum(data []byte) string {
+	sum, _ := dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	})
+	return sum // reading memory does not fail
+}
+
+// askVoucher starts asking who vouches for m, so that the answer travels beside the file.
+func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (answer func() (voucher, error)) {
+	type result struct {
+		v   voucher
+		err error
+	}
+	c := make(chan result, 1)
+	go func() { // ends with ctx at the latest
+		v, err := f.voucher(ctx, m)
+		c <- result{v, err}
+	}()
+	return sync.OnceValues(func() (voucher, error) { r := <-c; return r.v, r.err })
+}
+
+// crosses says whether the public checksum database has m on record; see want.
+func (f *Fetcher) crosses(m module.Version) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		if f.exemption(m.Path) != "" || module.MatchPrefixPatterns(f.routes.noProxy, m.Path) {
+			return false
+		}
+		v, err := f.voucher(ctx, m)
+		return err == nil && v.public
+	}
+}
+
+// stored returns a small file from the module cache or, if it is not there, from the Cache.
+func (f *Fetcher) stored(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if f.mod != nil {
+		if r, err := os.Open(f.mod.file(name)); err == nil {
+			defer r.Close()
+			return readAtMost(r, name, limit)
+		}
+	}
+	if f.cache != nil {
+		r, err := f.cache.Open(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return readAtMost(r, name, limit)
+	}
+	return nil, fs.ErrNotExist
+}
+
+func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = failf(ErrCorrupt, "%s in the cache is larger than the %d bytes that are accepted", name, limit)
+	}
+	return data, err
+}
+
+// keep puts a verified file into the Cache. A cache that cannot store must not fail the fetch.
+func (f *Fetcher) keep(ctx context.Context, name string, content io.ReadSeeker) {
+	if f.cache == nil {
+		return
+	}
+	if err := f.cache.Put(ctx, name, content); err != nil {
+		f.trace.cache(ctx, CacheInfo{Name: name, Err: err})
+	}
+}
+
+// Dir returns the directory of m's verified, extracted files in the module cache, which [WithModCache] names. Its files
+// are shared with the go command and must not be changed.
+func (f *Fetcher) Dir(ctx context.Context, m module.Version) (string, error) {
+	if f.mod == nil {
+		return "", errors.New("modfetch: Dir needs a module cache: give WithModCache, or use Extract")
+	}
+	if _, err := f.zip(ctx, m, true); err != nil {
+		return "", err
+	}
+	return f.mod.tree(m), nil
+}
+
+// Extract writes m's verified files to dir, which must be empty or absent. Files have mode 0444.
+func (f *Fetcher) Extract(ctx context.Context, m module.Version, dir string) error {
+	if entries, err := os.ReadDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	} else if len(entries) > 0 {
+		return fmt.Errorf("modfetch: extract %s: %s is not empty", m, dir)
+	}
+	z, err := f.Zip(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	dir = filepath.Clean(dir)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
+		return err
+	}
+	staged, err := mkdirTemp(dir)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(staged) // is gone after the rename
+	a, err := unpack.Open(z.file, z.Size, m)
+	if err != nil {
+		return err
+	}
+	sum, err := a.Extract(ctx, f.cpu, staged)
+	if err != nil {
+		return err
+	}
+	if sum != z.Sum {
+		return failf(ErrCorrupt, "extract %s: its zip was changed while it was read", m)
+	}
+	os.Remove(dir) // if it was there, it was empty
+	return os.Rename(staged, dir)
+}
+
+// Download fetches modules with all their files, many at once, and yields each as it completes. An error belongs to the
+// module that comes with it, of which Version is set; the others go on. Breaking the loop stops the rest.
+func (f *Fetcher) Download(ctx context.Context, mods []module.Version) iter.Seq2[Module, error] {
+	type result struct {
+		m   Module
+		err error
+	}
+	return func(yield func(Module, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		results := make(chan result)
+		var g errgroup.Group
+		g.SetLimit(f.jobs) // requests are bounded by themselves; this bounds staged files
+		go func() {        // ends when all modules have been fetched or ctx is cancelled
+			defer close(results)
+			for _, m := range mods {
+				g.Go(func() error {
+					out, err := f.download(ctx, m)
+					select {
+					case results <- result{out, err}:
+					case <-ctx.Done():
+					}
+					return nil
+				})
+			}
+			g.Wait()
+		}()
+		defer func() {
+			cancel()
+			for range results { // until everybody has left
+			}
+		}()
+		for r := range results {
+			if !yield(r.m, r.err) {
+				return
+			}
+		}
+	}
+}
+
+// download fetches the files of one module side by side.
+func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error) {
+	out := Module{Version: m}
+	if err := check(m); err != nil {
+		return out, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		_, err := f.info(ctx, m)
+		return err
+	})
+	g.Go(func() error {
+		file, err := f.goMod(ctx, m)
+		out.GoModSum, out.GoModVerifiedBy = file.sum, file.v.by
+		return err
+	})
+	g.Go(func() error {
+		z, err := f.zip(ctx, m, f.mod != nil && !f.policy.NoExtract)
+		if err != nil {
+			return err
+		}
+		out.Sum, out.VerifiedBy, out.Unverified, out.Mirror = z.sum, z.v.by, z.v.unverified, z.mirror
+		return nil
+	})
+	err := g.Wait()
+	if f.mod == nil {
+		return out, err
+	}
+	// As far as it got: a file that is named here is there.
+	for suffix, field := range map[string]*string{"info": &out.Info, "mod": &out.GoMod, "zip": &out.Zip} {
+		if name := f.mod.file(proxyPath(m, suffix)); exists(name) {
+			*field = name
+		}
+	}
+	if err == nil && !f.policy.NoExtract {
+		out.Dir = f.mod.tree(m)
+	}
+	return out, err
+}

@@ -1,0 +1,73 @@
+// Package flight joins concurrent callers of the same work.
+package flight
+
+import (
+	"context"
+	"sync"
+)
+
+// A Group runs one function at a time for each key; the zero value is ready to use.
+//
+// The function runs under a context that carries the first caller's values but not its cancellation: a caller that leaves
+// does not disturb the others, and the last one to leave cancels the work. Nothing is remembered once it has ended.
+type Group[K comparable, V any] struct {
+	mu    sync.Mutex // guards calls and the waiters of each call
+	calls map[K]*call[V]
+}
+
+type call[V any] struct {
+	done    chan struct{} // closed once val and err are set
+	cancel  context.CancelFunc
+	waiters int
+	val     V
+	err     error
+}
+
+// Do returns the result of fn for key, joining a call already under way. It returns early with ctx's error if ctx ends.
+func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, error) {
+	g.mu.Lock()
+	c := g.calls[key]
+	if c == nil {
+		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		c = &call[V]{done: make(chan struct{}), cancel: cancel}
+		if g.calls == nil {
+			g.calls = make(map[K]*call[V])
+		}
+		g.calls[key] = c
+		go func() { // ends with fn, which ends when work is cancelled
+			c.val, c.err = fn(work)
+			g.forget(key, c)
+			cancel()
+			close(c.done)
+		}()
+	}
+	c.waiters++
+	g.mu.Unlock()
+
+	select {
+	case <-c.done:
+		return c.val, c.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	c.waiters--
+	last := c.waiters == 0
+	if last && g.calls[key] == c {
+		delete(g.calls, key) // who comes now starts afresh
+	}
+	g.mu.Unlock()
+	if last {
+		c.cancel()
+		<-c.done // its temporary files are gone when we return
+	}
+	var zero V
+	return zero, context.Cause(ctx)
+}
+
+func (g *Group[K, V]) forget(key K, c *call[V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.calls[key] == c {
+		delete(g.calls, key)
+	}
+}

@@ -1,0 +1,328 @@
+package modfetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/hashicorp/go-cleanhttp"
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+// A Mirror serves files by their GOPROXY path. It is not trusted: what it sends is bounded, timed and verified by the
+// [Fetcher]. Implementations must be safe for concurrent use.
+type Mirror interface {
+	// Fetch answers a request for an escaped GOPROXY path. Only the mirror's own statement that the path does not exist
+	// (404, 410, no such file) satisfies errors.Is(err, fs.ErrNotExist). Cancelling ctx fails reads of the body.
+	Fetch(ctx context.Context, r Request) (*Response, error)
+
+	// String names the mirror for people: no user name, password, query or token.
+	String() string
+}
+
+// A Request asks a mirror for one file, or a part of it.
+type Request struct {
+	Path   string // escaped GOPROXY path without a leading slash: "example.com/!m/@v/v1.0.0.zip"
+	Offset int64  // first byte wanted; a mirror may ignore it, Response.Offset says so
+	Length int64  // bytes wanted from there; 0 is all of them
+	ETag   string // send a part only of this very file, else the whole
+	Retry  bool   // no other mirror can be asked: the mirror itself should retry what may pass
+}
+
+// A Response is a mirror's answer. The receiver closes Body.
+type Response struct {
+	Body        io.ReadCloser
+	Offset      int64  // of the first byte of Body in the file
+	Size        int64  // of the whole file; -1 if unknown
+	ETag        string // strong validators only; "" if there is none
+	ContentType string // as stated by the mirror
+}
+
+// Limits of what a mirror may send or make us wait for.
+const (
+	maxHeader     = 64 << 10 // bytes of a response header
+	maxRedirects  = 5
+	maxDetail     = 8 << 10 // bytes read of an error page in search of 8 lines worth quoting
+	dialTimeout   = 10 * time.Second
+	maxRetryAfter = 30 * time.Second
+	retries       = 3
+)
+
+type httpMirror struct {
+	base   *url.URL
+	name   string
+	client *http.Client          // follows redirects by our rules
+	retry  *retryablehttp.Client // the same, for requests with Retry
+}
+
+// HTTPMirror returns the mirror with the given base URL, such as https://goproxy.cn. User name and password in the URL
+// are sent as basic authentication, to that origin only; its query is repeated on every request.
+//
+// The client is copied, and its CheckRedirect replaced: at most 5 redirects, never from https to http, credentials and
+// Referer never to another origin. It must not have a Timeout, which would cut off large zips; nil means a client that
+// honours HTTPS_PROXY and NO_PROXY.
+func HTTPMirror(base string, client *http.Client) (Mirror, error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		var parse *url.Error
+		if errors.As(err, &parse) {
+			err = parse.Err // the URL itself may hold a password
+		}
+		return nil, fmt.Errorf("malformed mirror URL: %w", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("mirror %s: want an http or https URL with a host, such as https://goproxy.cn", redact(u))
+	}
+	if u.User != nil && u.Scheme != "https" {
+		return nil, fmt.Errorf("mirror %s: its user name and password would cross the network in the clear; use https", redact(u))
+	}
+	if client == nil {
+		client = newHTTPClient()
+	}
+	client, err = guardClient(client)
+	if err != nil {
+		return nil, fmt.Errorf("mirror %s: %w", redact(u), err)
+	}
+	m := &httpMirror{base: u, name: redact(u), client: client}
+	m.retry = &retryablehttp.Client{
+		HTTPClient:   client,
+		RetryMax:     retries,
+		RetryWaitMin: 200 * time.Millisecond,
+		RetryWaitMax: 5 * time.Second,
+		CheckRetry:   worthRetrying,
+		Backoff:      backoff,
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+	}
+	return m, nil
+}
+
+// newHTTPClient returns a client made for hundreds of small requests to few hosts.
+func newHTTPClient() *http.Client {
+	t := cleanhttp.DefaultPooledTransport()
+	t.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
+	t.MaxIdleConnsPerHost = t.MaxIdleConns
+	t.MaxResponseHeaderBytes = maxHeader
+	return &http.Client{Transport: t}
+}
+
+// guardClient copies a client and makes it follow redirects by our rules.
+func guardClient(client *http.Client) (*http.Client, error) {
+	if client.Timeout != 0 {
+		return nil, fmt.Errorf("the http.Client has a Timeout of %s over the whole exchange, which would cut off large zips; "+
+			"leave it zero, stalled transfers are ended anyway", client.Timeout)
+	}
+	c := *client
+	transport := c.Transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	c.Transport = keepIdle{transport}
+	c.CheckRedirect = checkRedirect
+	return &c, nil
+}
+
+// keepIdle hides a transport's CloseIdleConnections: go-retryablehttp calls it on every failed request, and one 404
+// must not cost the connections that other requests would use next.
+type keepIdle struct{ http.RoundTripper }
+
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	origin := via[0].URL
+	switch {
+	case len(via) > maxRedirects:
+		return failf(ErrCorrupt, "more than %d redirects", maxRedirects)
+	case via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https":
+		return failf(ErrSecurity, "refused a redirect from https to %s", redact(req.URL))
+	}
+	req.Header.Del("Referer")
+	if req.URL.Scheme != origin.Scheme || req.URL.Host != origin.Host {
+		req.Header.Del("Authorization")
+		req.Header.Del("Cookie")
+		req.URL.User = nil
+	}
+	return nil
+}
+
+func (m *httpMirror) String() string { return m.name }
+
+func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
+	u := *m.base
+	// RawPath keeps whatever escapes the base came with; the rest is escaped by the rules of net/url, which turn the `!`
+	// of an escaped upper-case letter into %21 and leave `+` alone, as the go command does.
+	u.RawPath = strings.TrimRight(u.EscapedPath(), "/") + "/" + (&url.URL{Path: r.Path}).EscapedPath()
+	u.Path = strings.TrimRight(u.Path, "/") + "/" + r.Path
+
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("mirror %s: %w", m.name, err)
+	}
+	req.Header.Set("Accept-Encoding", "identity") // ranges and sizes must be those of the file
+	if r.Offset > 0 || r.Length > 0 {
+		end := ""
+		if r.Length > 0 {
+			end = strconv.FormatInt(r.Offset+r.Length-1, 10)
+		}
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%s", r.Offset, end))
+		if r.ETag != "" {
+			req.Header.Set("If-Range", r.ETag)
+		}
+	}
+
+	var resp *http.Response
+	if r.Retry {
+		resp, err = m.retry.Do(&retryablehttp.Request{Request: req})
+	} else {
+		resp, err = m.client.Do(req)
+	}
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // drops the URL, which may carry a query
+		}
+		return nil, err
+	}
+	out, err := m.response(resp, r)
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return out, nil
+}
+
+// response checks a reply's header against what was asked.
+func (m *httpMirror) response(resp *http.Response, r Request) (*Response, error) {
+	out := &Response{Body: resp.Body, Size: resp.ContentLength, ContentType: resp.Header.Get("Content-Type")}
+	if etag := resp.Header.Get("ETag"); !strings.HasPrefix(etag, "W/") {
+		out.ETag = etag
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusPartialContent:
+		if r.Offset == 0 && r.Length == 0 {
+			return nil, m.statusError(resp, r)
+		}
+		var last int64
+		_, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &out.Offset, &last, &out.Size)
+		if err != nil || out.Offset != r.Offset || last < out.Offset || last >= out.Size {
+			return nil, failf(ErrCorrupt, "asked for bytes from %d, got Content-Range %q", r.Offset, resp.Header.Get("Content-Range"))
+		}
+	default:
+		return nil, m.statusError(resp, r)
+	}
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return nil, failf(ErrCorrupt, "sent %s where the plain file was asked for", printable(enc))
+	}
+	return out, nil
+}
+
+func (m *httpMirror) statusError(resp *http.Response, r Request) error {
+	e := &StatusError{Mirror: m.name, Path: r.Path, Code: resp.StatusCode}
+	sameOrigin := resp.Request.URL.Scheme == m.base.Scheme && resp.Request.URL.Host == m.base.Host
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/plain" && sameOrigin {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxDetail))
+		lines := strings.SplitN(strings.TrimSpace(string(text)), "\n", 9)
+		e.Detail = printable(strings.Join(lines[:min(8, len(lines))], "\n\t"))
+	}
+	return e
+}
+
+// printable drops what could rewrite a terminal: control characters and those that turn the direction of writing.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) && !unicode.Is(unicode.Bidi_Control, r) {
+			return r
+		}
+		return -1
+	}, strings.ToValidUTF8(s, ""))
+	if len(s) > 640 {
+		s = strings.ToValidUTF8(s[:640], "") + " ..."
+	}
+	return s
+}
+
+// worthRetrying says whether the same request may succeed a moment later: not after a 4xx other than 408 and 429, nor for a host
+// that does not resolve or whose certificate does not hold.
+func worthRetrying(ctx context.Context, resp *http.Response, err error) (bool, error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err != nil {
+		var dns *net.DNSError
+		return KindOf(err) == Transient && !(errors.As(err, &dns) && dns.IsNotFound), nil
+	}
+	return resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout, nil
+}
+
+// backoff waits as long as the server asks, within reason, else exponentially with jitter.
+func backoff(least, most time.Duration, attempt int, resp *http.Response) time.Duration {
+	if resp != nil {
+		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
+			return min(time.Duration(s)*time.Second, maxRetryAfter)
+		}
+	}
+	d := min(least<<attempt, most)
+	return d/2 + rand.N(d/2+1)
+}
+
+// redact prints a URL as scheme, host and path: user name, password and query may all be secrets.
+func redact(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+type fsMirror struct {
+	fsys fs.FS
+	name string
+}
+
+// FSMirror serves a GOPROXY tree in a file system: an embed.FS, or os.DirFS of a bundle or of a module cache's
+// cache/download directory. It opens no socket.
+func FSMirror(fsys fs.FS) Mirror { return &fsMirror{fsys, fmt.Sprintf("file system %T", fsys)} }
+
+func (m *fsMirror) String() string { return m.name }
+
+func (m *fsMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := m.fsys.Open(r.Path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = failf(ErrCorrupt, "%s is a directory", r.Path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	out := &Response{Body: f, Size: info.Size()}
+	if s, ok := f.(io.Seeker); ok && r.Offset > 0 {
+		if _, err := s.Seek(r.Offset, io.SeekStart); err != nil {
+			f.Close()
+			return nil, err
+		}
+		out.Offset = r.Offset
+	}
+	return out, nil
+}
+
+// fileMirror serves the directory of a file:// URL.
+func fileMirror(u *url.URL) Mirror {
+	dir := u.Path
+	if len(dir) > 2 && dir[0] == '/' && dir[2] == ':' { // file:///C:/dir
+		dir = dir[1:]
+	}
+	return &fsMirror{os.DirFS(dir), redact(u)}
+}

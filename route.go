@@ -1,0 +1,136 @@
+package modfetch
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"golang.org/x/mod/module"
+)
+
+// routes says which mirrors may see a module path, and in which order.
+type routes struct {
+	tiers   []tier  // for paths that no other rule takes
+	rules   []route // WithRoute: the first that matches takes the path
+	noProxy string  // GONOPROXY: these paths see no mirror but the module's own origin
+	direct  Mirror
+}
+
+// A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
+// if the last-written mirror of the tier before it says that the file does not exist.
+type tier struct {
+	mirrors []Mirror
+	equal   bool // declared equal by the user, so that their order may change
+}
+
+type route struct {
+	patterns string
+	list     string // as written, for messages
+	tiers    []tier
+}
+
+// to returns the tiers that may be asked about a module path.
+func (r *routes) to(path string) []tier {
+	if rule := r.rule(path); rule != nil {
+		return rule.tiers
+	}
+	if module.MatchPrefixPatterns(r.noProxy, path) {
+		return []tier{{mirrors: []Mirror{r.direct}}}
+	}
+	return r.tiers
+}
+
+// rule returns the WithRoute rule for a path, or nil.
+func (r *routes) rule(path string) *route {
+	for i := range r.rules {
+		if module.MatchPrefixPatterns(r.rules[i].patterns, path) {
+			return &r.rules[i]
+		}
+	}
+	return nil
+}
+
+// parseGOPROXY reads a list as the go command does: `,` and `|` end an item and say when the next one is asked; spaces
+// around items and empty items are dropped; `direct` and `off` end the list.
+func parseGOPROXY(list string, client *http.Client, direct Mirror) ([]tier, error) {
+	var tiers []tier
+	var t tier
+	for list != "" {
+		item, sep := list, byte(',')
+		if i := strings.IndexAny(list, ",|"); i >= 0 {
+			item, sep, list = list[:i], list[i], list[i+1:]
+		} else {
+			list = ""
+		}
+		item = strings.TrimSpace(item)
+		var m Mirror
+		switch item {
+		case "":
+			continue
+		case "direct":
+			m, list = direct, ""
+		case "off":
+			m, list = off{}, ""
+		default:
+			var err error
+			if m, err = parseMirror(item, client); err != nil {
+				return nil, err
+			}
+		}
+		t.mirrors = append(t.mirrors, m)
+		if sep == ',' || list == "" {
+			tiers = append(tiers, t)
+			t = tier{}
+		}
+	}
+	if t.mirrors != nil { // only separators came after a `|`
+		tiers = append(tiers, t)
+	}
+	if len(tiers) == 0 {
+		return nil, fmt.Errorf("names no mirror; want URLs, direct or off, separated by , or |")
+	}
+	return tiers, nil
+}
+
+// parseMirror reads one item of a GOPROXY list.
+func parseMirror(item string, client *http.Client) (Mirror, error) {
+	if strings.ContainsAny(item, ".:/") && !strings.Contains(item, ":/") && !path.IsAbs(item) {
+		item = "https://" + item
+	}
+	u, err := url.Parse(item)
+	if err != nil {
+		return nil, fmt.Errorf("has a malformed URL for mirror %s", withoutUser(item))
+	}
+	switch u.Scheme {
+	case "http", "https":
+		return HTTPMirror(item, client)
+	case "file":
+		if u.Host != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path == "" {
+			return nil, fmt.Errorf("has %q: a file URL has a path and nothing else, such as file:///var/goproxy", withoutUser(item))
+		}
+		return fileMirror(u), nil
+	}
+	return nil, fmt.Errorf("has %q: want an http, https or file URL, direct or off", withoutUser(item))
+}
+
+// withoutUser takes credentials and query out of text that does not parse as a URL.
+func withoutUser(item string) string {
+	if scheme, rest, ok := strings.Cut(item, "://"); ok {
+		rest = rest[strings.LastIndexByte(rest, '@')+1:]
+		item = scheme + "://" + rest
+	}
+	item, _, _ = strings.Cut(item, "?")
+	return item
+}
+
+// off is the GOPROXY item that forbids to go on. It is a refusal, not an absence.
+type off struct{}
+
+func (off) String() string { return "off" }
+
+func (off) Fetch(context.Context, Request) (*Response, error) {
+	return nil, failf(ErrForbidden, "the mirror list ends in off: no further source may be asked")
+}

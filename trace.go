@@ -1,0 +1,91 @@
+package modfetch
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/mod/module"
+)
+
+// A Trace is a set of optional hooks that tell what a [Fetcher] does; nil hooks are skipped.
+//
+// Hooks are called from many goroutines at once and must return quickly. The context is that of the work, which may be
+// done for several callers: it carries the values of the first of them.
+type Trace struct {
+	AttemptStarted func(context.Context, AttemptInfo) // a mirror is asked for a file
+	AttemptDone    func(context.Context, AttemptInfo) // and has answered, or failed
+	Progress       func(context.Context, AttemptInfo) // bytes so far: at most ten times a second for each file
+	Crossed        func(context.Context, AttemptInfo) // a `,` is crossed because a file was condemned, not absent
+	Cache          func(context.Context, CacheInfo)   // a file was looked for in the cache, or could not be stored
+	Vouched        func(context.Context, VouchInfo)   // somebody vouched for a file, or a setting exempts it
+	LockWaiting    func(context.Context, string)      // another process holds the named lock
+}
+
+// AttemptInfo describes one mirror's attempt at one file.
+type AttemptInfo struct {
+	Module   module.Version // zero for files of the checksum database
+	Path     string         // escaped GOPROXY path
+	Mirror   string         // redacted
+	Bytes    int64          // received so far
+	Size     int64          // -1 if unknown
+	Duration time.Duration  // since the attempt started
+	Kind     Kind           // "" on success or while under way
+	Err      error
+}
+
+// CacheInfo describes one look into, or write to, the cache.
+type CacheInfo struct {
+	Name string // GOPROXY path of the file, or the directory of a module's tree
+	Hit  bool
+	Err  error // why what was there was not used, or could not be stored
+}
+
+// VouchInfo says why a file was accepted.
+type VouchInfo struct {
+	Module     module.Version // Version ends in "/go.mod" for a go.mod file
+	Sum        string         // h1:
+	By         string         // "go.sum", or the database's name; "" if Unverified
+	Unverified string         // the setting that exempts the file
+}
+
+func (t *Trace) attemptStarted(ctx context.Context, i AttemptInfo) {
+	if t != nil && t.AttemptStarted != nil {
+		t.AttemptStarted(ctx, i)
+	}
+}
+
+func (t *Trace) attemptDone(ctx context.Context, i AttemptInfo) {
+	if t != nil && t.AttemptDone != nil {
+		t.AttemptDone(ctx, i)
+	}
+}
+
+func (t *Trace) progress(ctx context.Context, i AttemptInfo) {
+	if t != nil && t.Progress != nil {
+		t.Progress(ctx, i)
+	}
+}
+
+func (t *Trace) crossed(ctx context.Context, i AttemptInfo) {
+	if t != nil && t.Crossed != nil {
+		t.Crossed(ctx, i)
+	}
+}
+
+func (t *Trace) cache(ctx context.Context, i CacheInfo) {
+	if t != nil && t.Cache != nil {
+		t.Cache(ctx, i)
+	}
+}
+
+func (t *Trace) vouched(ctx context.Context, i VouchInfo) {
+	if t != nil && t.Vouched != nil {
+		t.Vouched(ctx, i)
+	}
+}
+
+func (t *Trace) lockWaiting(ctx context.Context, name string) {
+	if t != nil && t.LockWaiting != nil {
+		t.LockWaiting(ctx, name)
+	}
+}

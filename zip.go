@@ -1,0 +1,421 @@
+package modfetch
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/modfetch/modfetch/internal/unpack"
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+)
+
+// A Zip is a verified module zip, open for reading; its ReadAt gives the very bytes that were hashed.
+type Zip struct {
+	Size int64  // bytes
+	Sum  string // h1:
+
+	file  *os.File
+	close func() error
+}
+
+// ReadAt implements io.ReaderAt.
+func (z *Zip) ReadAt(p []byte, off int64) (int, error) { return z.file.ReadAt(p, off) }
+
+// FS returns the zip's content. Names begin with "path@version/".
+func (z *Zip) FS() (fs.FS, error) { return zip.NewReader(z, z.Size) }
+
+// Close releases the file. The Zip is not to be used after it.
+func (z *Zip) Close() error { return z.close() }
+
+// Zip returns m's verified zip. The caller closes it.
+func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
+	for {
+		z, err := f.zip(ctx, m, false)
+		if err != nil {
+			return nil, err
+		}
+		// What was verified may be gone or replaced by now, by another process or because other callers have closed it.
+		if z.temp != nil {
+			if file := z.temp.acquire(); file != nil {
+				return &Zip{z.info.Size(), z.sum, file, sync.OnceValue(z.temp.release)}, nil
+			}
+			continue
+		}
+		file, err := os.Open(z.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info, err := file.Stat(); err != nil || !sameFile(info, z.info) {
+			file.Close()
+			continue
+		}
+		return &Zip{z.info.Size(), z.sum, file, file.Close}, nil
+	}
+}
+
+// A zipFile is a verified zip in the module cache, or in a temporary file.
+type zipFile struct {
+	path   string
+	temp   *tempZip
+	info   fs.FileInfo // of the file that was hashed; nil if a tree was asked for and found
+	sum    string
+	v      voucher
+	mirror string // "" if it was in a cache
+}
+
+// sameFile reports whether a file is still the one that was hashed.
+func sameFile(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// zip makes m's zip, and its tree if that is wanted, present and verified.
+func (f *Fetcher) zip(ctx context.Context, m module.Version, tree bool) (*zipFile, error) {
+	if err := check(m); err != nil {
+		return nil, err
+	}
+	line, _ := f.goSumVoucher(ctx, m)
+	return f.zips.Do(ctx, fileKey{m, line.want, tree}, func(ctx context.Context) (*zipFile, error) {
+		if f.mod != nil {
+			return f.zipInModCache(ctx, m, tree)
+		}
+		return f.zipInTemp(ctx, m)
+	})
+}
+
+// zipInModCache looks, takes the version's lock, looks again, and then fetches.
+func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool) (*zipFile, error) {
+	if z, err := f.lookInModCache(ctx, m, tree); z != nil || err != nil {
+		return z, err
+	}
+	unlock, err := f.mod.lock(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if z, err := f.lookInModCache(ctx, m, tree); z != nil || err != nil {
+		return z, err
+	}
+	s := &staging{f: f, m: m, tree: tree}
+	defer s.discard()
+	if s.file, err = os.Open(f.mod.file(proxyPath(m, "zip"))); err == nil {
+		// A zip is there, but its tree or hash is not, or this process has not hashed it yet.
+		err := s.judge(ctx, "the cache", nil)
+		f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "zip"), Hit: err == nil, Err: err})
+		if err == nil {
+			return s.publish(ctx)
+		}
+		if ctx.Err() != nil || KindOf(err) == Security || !s.judged {
+			return nil, err
+		}
+		s.discard()
+		if err := f.mod.distrust(m); err != nil {
+			return nil, err
+		}
+	}
+	if s.file, err = f.mod.stageZip(m); err != nil {
+		return nil, err
+	}
+	s.temp = true
+	if err := s.obtain(ctx); err != nil {
+		return nil, err
+	}
+	z, err := s.publish(ctx)
+	if err == nil && s.mirror != "" && f.cache != nil {
+		if r, err := os.Open(z.path); err == nil {
+			f.keep(ctx, proxyPath(m, "zip"), r)
+			r.Close()
+		}
+	}
+	return z, err
+}
+
+// lookInModCache returns what is already there, if somebody still vouches for it: nil without an error says to go on.
+func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree bool) (*zipFile, error) {
+	sum := f.mod.zipHash(m)
+	if sum == "" || tree && !f.mod.complete(m) {
+		return nil, nil
+	}
+	z := &zipFile{path: f.mod.file(proxyPath(m, "zip")), sum: sum}
+	if !tree {
+		info, err := os.Stat(z.path)
+		hashed, ok := f.hashed.Load(m)
+		if err != nil || !ok || !sameFile(info, hashed.(fs.FileInfo)) {
+			return nil, nil
+		}
+		z.info = info
+	}
+	var err error
+	if z.v, err = f.voucher(ctx, m); err != nil {
+		return nil, err
+	}
+	err = f.verdict(ctx, z.v, m, sum, "the cache")
+	f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "ziphash"), Hit: err == nil, Err: err})
+	switch {
+	case err == nil:
+		return z, nil
+	case KindOf(err) == Security:
+		return nil, err
+	}
+	return nil, nil // it will be replaced
+}
+
+// zipInTemp fetches m's zip into a temporary file that is gone when its last reader has closed it.
+func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, err error) {
+	if f.locker != nil {
+		unlock, err := f.locker.Lock(ctx, proxyPath(m, "zip"))
+		if err != nil {
+			return nil, fmt.Errorf("fetching %s: waiting for the cache's lock: %w", m, err)
+		}
+		defer unlock()
+	}
+	s := &staging{f: f, m: m, temp: true}
+	if s.file, err = os.CreateTemp("", "modfetch-*.zip"); err != nil {
+		return nil, err
+	}
+	if err := s.obtain(ctx); err != nil {
+		s.discard()
+		return nil, err
+	}
+	info, err := s.file.Stat()
+	if err != nil {
+		s.discard()
+		return nil, err
+	}
+	if s.mirror != "" {
+		f.keep(ctx, proxyPath(m, "zip"), s.file)
+	}
+	t := &tempZip{file: s.file}
+	// If every caller has left before the zip arrived, nobody closes it.
+	runtime.AddCleanup(t, func(file *os.File) { file.Close(); os.Remove(file.Name()) }, s.file)
+	return &zipFile{temp: t, info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+}
+
+// A tempZip is a temporary file shared by those who have it open.
+type tempZip struct {
+	mu   sync.Mutex // guards the following
+	file *os.File   // nil once it has been removed
+	refs int
+}
+
+func (t *tempZip) acquire() *os.File {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.file != nil {
+		t.refs++
+	}
+	return t.file
+}
+
+func (t *tempZip) release() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refs--; t.refs > 0 {
+		return nil
+	}
+	file := t.file
+	t.file = nil
+	return errors.Join(file.Close(), os.Remove(file.Name()))
+}
+
+// A staging is a zip on its way: received, hashed and extracted, and not trusted until somebody has vouched for its hash.
+type staging struct {
+	f    *Fetcher
+	m    module.Version
+	tree bool // wanted
+
+	file   *os.File
+	temp   bool   // file is ours to remove
+	dir    string // the extracted tree; "" if there is none
+	dirs   []string
+	sum    string
+	v      voucher
+	judged bool // the voucher was known, so that an error is a verdict on the bytes
+	mirror string
+}
+
+// obtain fills the staging file with bytes that somebody vouches for: from the Cache, else from the mirrors.
+func (s *staging) obtain(ctx context.Context) error {
+	name := proxyPath(s.m, "zip")
+	if s.f.cache != nil {
+		r, err := s.f.cache.Open(ctx, name)
+		if err == nil {
+			err = s.receive(r)
+			r.Close()
+			if err == nil {
+				err = s.judge(ctx, "the cache", nil)
+			}
+		}
+		s.f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || KindOf(err) == Security {
+			return err
+		}
+	}
+	mirror, err := s.f.engine.fetch(ctx, s.f.routes.to(s.m.Path), want{
+		module: s.m, path: name, limit: maxZip, crosses: s.f.crosses(s.m),
+		take: func(ctx context.Context, mirror Mirror, b *body) error {
+			answer := s.f.askVoucher(ctx, s.m)
+			if err := s.receive(b); err != nil {
+				return err
+			}
+			err := s.judge(ctx, mirror.String(), answer)
+			if err != nil && !s.judged {
+				return &fatalError{err}
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.mirror = mirror.String()
+	return nil
+}
+
+// receive replaces what is in the staging file.
+func (s *staging) receive(r io.Reader) error {
+	if err := s.file.Truncate(0); err != nil {
+		return &fatalError{err}
+	}
+	if _, err := s.file.Seek(0, io.SeekStart); err != nil {
+		return &fatalError{err}
+	}
+	_, err := io.Copy(onlyWriter{s.file}, r)
+	var path *fs.PathError
+	if errors.As(err, &path) && path.Path == s.file.Name() {
+		return &fatalError{err} // a full disk is no mirror's fault
+	}
+	return err
+}
+
+// onlyWriter hides os.File's ReadFrom, which would allocate a buffer for each zip.
+type onlyWriter struct{ io.Writer }
+
+// judge checks, hashes and extracts the file, and holds the hash against who vouches for it. After an error no tree is
+// left. A nil answer means to ask now.
+func (s *staging) judge(ctx context.Context, mirror string, answer func() (voucher, error)) (err error) {
+	s.judged = false
+	defer func() {
+		if err != nil {
+			s.dropTree()
+		}
+	}()
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	a, unpackErr := unpack.Open(s.file, info.Size(), s.m)
+	if unpackErr == nil {
+		unpackErr = s.unpack(ctx, a)
+	}
+	if unpackErr != nil && !errors.Is(unpackErr, unpack.ErrMalformed) {
+		return unpackErr // the disk's fault, or the caller has left
+	}
+	if answer == nil {
+		answer = func() (voucher, error) { return s.f.voucher(ctx, s.m) }
+	}
+	if s.v, err = answer(); err != nil {
+		return err
+	}
+	s.judged = true
+	if unpackErr != nil {
+		return &failure{kind: ErrCorrupt, msg: "not a module zip of " + s.m.String(), err: unpackErr}
+	}
+	if err := s.f.verdict(ctx, s.v, s.m, s.sum, mirror); err != nil {
+		return err
+	}
+	if s.v.unverified != "" {
+		return s.matchGoMod(ctx, a)
+	}
+	return nil
+}
+
+// unpack hashes the archive and extracts it if a tree is wanted.
+func (s *staging) unpack(ctx context.Context, a *unpack.Archive) (err error) {
+	if !s.tree {
+		s.sum, err = a.Hash(ctx, s.f.cpu)
+		return err
+	}
+	if s.dir, err = s.f.mod.stageTree(s.m); err != nil {
+		return err
+	}
+	s.dirs = a.Dirs()
+	s.sum, err = a.Extract(ctx, s.f.cpu, s.dir)
+	return err
+}
+
+// matchGoMod holds a zip that nobody vouches for at least against its go.mod file, which decides what gets built.
+func (s *staging) matchGoMod(ctx context.Context, a *unpack.Archive) error {
+	inZip, ok, err := a.GoMod()
+	if err != nil {
+		return &failure{kind: ErrCorrupt, msg: "not a module zip of " + s.m.String(), err: err}
+	}
+	alone, err := s.f.goMod(ctx, s.m)
+	if err != nil {
+		return &fatalError{err}
+	}
+	if !ok {
+		inZip = []byte("module " + modfile.AutoQuote(s.m.Path) + "\n")
+	}
+	if !bytes.Equal(inZip, alone.data) {
+		return failf(ErrCorrupt, "the go.mod file in the zip of %s is not the one served beside it", s.m)
+	}
+	return nil
+}
+
+// publish gives the zip, and the tree, their final names in the module cache. The version's lock is held.
+func (s *staging) publish(ctx context.Context) (*zipFile, error) {
+	info, err := s.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.file.Close(); err != nil {
+		return nil, err
+	}
+	if err := s.f.mod.publishZip(ctx, s.m, s.file.Name(), s.sum); err != nil {
+		return nil, err
+	}
+	s.temp = false
+	if s.dir != "" {
+		if err := s.f.mod.publishTree(s.m, s.dir, s.dirs); err != nil {
+			return nil, err
+		}
+		s.dir = ""
+	} else if err := s.f.mod.clearPartial(s.m); err != nil {
+		return nil, err
+	}
+	s.f.hashed.Store(s.m, info)
+	return &zipFile{path: s.f.mod.file(proxyPath(s.m, "zip")), info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+}
+
+func (s *staging) dropTree() {
+	if s.dir != "" {
+		removeAll(s.dir)
+		s.dir = ""
+	}
+}
+
+// discard removes what has not been published.
+func (s *staging) discard() {
+	s.dropTree()
+	if s.file != nil {
+		s.file.Close() // may be closed already
+		if s.temp {
+			os.Remove(s.file.Name())
+		}
+	}
+	s.file, s.temp = nil, false
+}
