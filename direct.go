@@ -1,12 +1,155 @@
 package modfetch
 
-import "context"
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
 
-// noDirect stands for `direct` in a mirror list.
-type noDirect struct{}
+	"golang.org/x/mod/module"
+)
 
-func (noDirect) String() string { return "direct" }
+// direct is the mirror behind `direct`: an installed go command that fetches from a module's own repository. What it
+// brings is verified like any mirror's answer.
+type direct struct {
+	goCommand string // "" to look for go on PATH
 
-func (noDirect) Fetch(context.Context, Request) (*Response, error) {
-	return nil, failf(ErrForbidden, "fetching from a module's own repository is not supported; name a mirror that has it")
+	mu  sync.Mutex // guards dir
+	dir string     // of the child's module cache; "" before it is needed
+}
+
+// directTimeout bounds one run of the go command, clones included.
+const directTimeout = 10 * time.Minute
+
+func (d *direct) String() string { return "direct" }
+
+func (d *direct) Fetch(ctx context.Context, r Request) (*Response, error) {
+	path, suffix, ok := strings.Cut(r.Path, "/@")
+	path, err := module.UnescapePath(path)
+	if !ok || err != nil {
+		return nil, failf(ErrForbidden, "%s is not the path of a module's file", r.Path)
+	}
+	var args []string
+	m := module.Version{Path: path}
+	name := strings.TrimPrefix(suffix, "v/")
+	switch ext := filepath.Ext(name); {
+	case suffix == "latest":
+		args = []string{"list", "-m", "-json", path + "@latest"}
+	case suffix == "v/list":
+		args = []string{"list", "-m", "-json", "-versions", "-retracted", path}
+	case ext == ".info" || ext == ".mod" || ext == ".zip":
+		if m.Version, err = module.UnescapeVersion(strings.TrimSuffix(name, ext)); err != nil || check(m) != nil {
+			return nil, failf(ErrForbidden, "%s is not a version that can be fetched directly", name)
+		}
+		args = []string{"list", "-m", "-json", m.String()}
+		if ext == ".zip" {
+			args = []string{"mod", "download", "-json", m.String()}
+		}
+	default:
+		return nil, failf(ErrForbidden, "%s is not the path of a module's file", r.Path)
+	}
+	out, cache, err := d.run(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	switch suffix {
+	case "latest":
+		data, err := json.Marshal(Info{Version: out.Version, Time: out.Time})
+		return memResponse(data), err
+	case "v/list":
+		return memResponse([]byte(strings.Join(out.Versions, "\n"))), nil
+	}
+	return FSMirror(os.DirFS(filepath.Join(cache, "cache", "download"))).Fetch(ctx, Request{Path: r.Path})
+}
+
+func memResponse(data []byte) *Response {
+	return &Response{Body: memReader{bytes.NewReader(data)}, Size: int64(len(data))}
+}
+
+// goOutput holds the fields that `go list -m -json` and `go mod download -json` share with us.
+type goOutput struct {
+	Version  string
+	Versions []string
+	Time     time.Time
+	Error    any // a string, or an object with the field Err
+}
+
+// run runs the go command in an empty directory, with a module cache of its own and nothing that could ask anybody but
+// the module's origin, or a person.
+func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache string, err error) {
+	goCommand := d.goCommand
+	if goCommand == "" {
+		if goCommand, err = exec.LookPath("go"); err != nil {
+			return out, "", failf(ErrForbidden, "fetching from a module's own repository needs the go command, which is not on PATH: "+
+				"install Go, or set GOPROXY (or a route) to a mirror that has the module")
+		}
+	}
+	d.mu.Lock()
+	if d.dir == "" {
+		d.dir, err = os.MkdirTemp("", "modfetch-direct-")
+		if err == nil {
+			err = os.Mkdir(filepath.Join(d.dir, "empty"), 0o777)
+		}
+	}
+	dir := d.dir
+	d.mu.Unlock()
+	if err != nil {
+		return out, "", err
+	}
+	cache = filepath.Join(dir, "mod")
+	ctx, cancel := context.WithTimeoutCause(ctx, directTimeout, failf(ErrTransient, "the go command took longer than %s", directTimeout))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, goCommand, args...)
+	cmd.Dir = filepath.Join(dir, "empty")
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GO111MODULE=on", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GOPROXY=direct", "GOSUMDB=off",
+		"GOPATH="+dir, "GOMODCACHE="+cache, "GIT_TERMINAL_PROMPT=0", "PWD="+cmd.Dir)
+	var stdout, stderr limitedBuffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	runErr := cmd.Run()
+	if ctx.Err() != nil {
+		return out, "", context.Cause(ctx)
+	}
+	text := stderr.String()
+	if json.Unmarshal(stdout.Bytes(), &out) == nil && out.Error != nil {
+		text = fmt.Sprint(out.Error)
+	}
+	if runErr != nil || out.Error != nil {
+		text = printable(strings.TrimSpace(text))
+		if strings.Contains(text, "unknown revision") {
+			return out, "", fmt.Errorf("%w: %s", fs.ErrNotExist, text)
+		}
+		return out, "", failf(ErrForbidden, "the go command said: %s", text)
+	}
+	return out, cache, nil
+}
+
+// close removes the child's module cache.
+func (d *direct) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dir := d.dir
+	d.dir = ""
+	if dir == "" {
+		return nil
+	}
+	return removeAll(dir)
+}
+
+// A limitedBuffer keeps the beginning of a child's output.
+type limitedBuffer struct{ bytes.Buffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxList {
+		return 0, errors.New("too much output")
+	}
+	return b.Buffer.Write(p)
 }

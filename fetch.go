@@ -83,12 +83,13 @@ type Module struct {
 // WithGoSum returns a Fetcher that holds files against another go.sum, over the same mirrors, cache and transfers.
 func (f *Fetcher) WithGoSum(s *GoSum) *Fetcher { return &Fetcher{f.core, s} }
 
-// Close closes idle connections. Work under way goes on; the Cache is left alone.
+// Close closes idle connections and removes what fetching from repositories has left. It is called when no other method
+// is running or will be; the Cache is left alone.
 func (f *Fetcher) Close() error {
 	if f.idle != nil {
 		f.idle()
 	}
-	return nil
+	return f.routes.direct.close()
 }
 
 // check refuses a module version before any request is made for it.

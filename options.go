@@ -170,8 +170,8 @@ func (c *config) fetcher() (*Fetcher, error) {
 // setRoutes decides which mirrors may see which path.
 func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 	r := &f.routes
-	r.direct = noDirect{}
-	list, setting := env.GOPROXY, envSetting(env, "GOPROXY")
+	r.direct = &direct{}
+	list, setting := env.GOPROXY, env.cite("GOPROXY")
 	if len(c.goproxy) > 0 {
 		list, setting = c.goproxy[0], "WithGOPROXY"
 	}
@@ -221,7 +221,7 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 			continue
 		}
 		if err := checkPatterns(s.patterns); err != nil {
-			return fmt.Errorf("%s: %w", envSetting(env, s.name), err)
+			return fmt.Errorf("%s: %w", env.cite(s.name), err)
 		}
 	}
 	private := strings.Join(c.private, ",")
@@ -241,7 +241,7 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 
 // setSumDB decides who vouches for what go.sum does not name.
 func (c *config) setSumDB(f *Fetcher, env GoEnv, client *http.Client) error {
-	setting, source := env.GOSUMDB, envSetting(env, "GOSUMDB")
+	setting, source := env.GOSUMDB, env.cite("GOSUMDB")
 	if len(c.gosumdb) > 0 {
 		setting, source = c.gosumdb[0], "WithSumDB"
 	} else if setting == "" {
@@ -261,7 +261,7 @@ func (c *config) setSumDB(f *Fetcher, env GoEnv, client *http.Client) error {
 
 // setModCache decides where files are kept, the database's among them.
 func (c *config) setModCache(f *Fetcher, env GoEnv) error {
-	dir, source := env.GOMODCACHE, envSetting(env, "GOMODCACHE")
+	dir, source := env.GOMODCACHE, env.cite("GOMODCACHE")
 	if len(c.modCache) > 0 {
 		dir, source = c.modCache[0], "WithModCache"
 	}
@@ -304,14 +304,6 @@ func once[T any](name string, given []T) error {
 		return fmt.Errorf("%s is given %d times: which one counts?", name, len(given))
 	}
 	return nil
-}
-
-// envSetting names a setting and where it came from, for messages.
-func envSetting(env GoEnv, name string) string {
-	if source := env.Source(name); source != "" {
-		return name + " (from " + source + ")"
-	}
-	return name
 }
 
 func joinPatterns(a, b string) string {

@@ -16,7 +16,7 @@ type routes struct {
 	tiers   []tier  // for paths that no other rule takes
 	rules   []route // WithRoute: the first that matches takes the path
 	noProxy string  // GONOPROXY: these paths see no mirror but the module's own origin
-	direct  Mirror
+	direct  *direct
 }
 
 // A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
@@ -55,7 +55,7 @@ func (r *routes) rule(path string) *route {
 
 // parseGOPROXY reads a list as the go command does: `,` and `|` end an item and say when the next one is asked; spaces
 // around items and empty items are dropped; `direct` and `off` end the list.
-func parseGOPROXY(list string, client *http.Client, direct Mirror) ([]tier, error) {
+func parseGOPROXY(list string, client *http.Client, direct *direct) ([]tier, error) {
 	var tiers []tier
 	var t tier
 	for list != "" {
