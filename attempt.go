@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
@@ -140,7 +141,8 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 	if err := e.slots.Acquire(ctx, 1); err != nil {
 		return false, err
 	}
-	defer e.slots.Release(1)
+	release := sync.OnceFunc(func() { e.slots.Release(1) })
+	defer release()
 
 	attempt, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -155,6 +157,10 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 	info := AttemptInfo{Module: w.module, Path: w.path, Mirror: m.String(), Size: -1}
 	e.trace.attemptStarted(ctx, info)
 	b := &body{e: e, ctx: attempt, cancel: cancel, watchdog: watchdog, start: start, limit: w.limit, info: &info}
+	b.arrived = func() { // judging the bytes, and waiting for who vouches for them, is not the mirror's time
+		watchdog.Stop()
+		release()
+	}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
 			switch cause := context.Cause(attempt); {
@@ -201,6 +207,7 @@ type body struct {
 	start    time.Time
 	told     time.Time // when Progress was last called
 	info     *AttemptInfo
+	arrived  func() // called at the end of the body
 
 	r     io.Reader
 	size  int64 // -1 if unknown
@@ -232,6 +239,8 @@ func (b *body) Read(p []byte) (int, error) {
 		if b.ctx.Err() == nil {
 			return n, fmt.Errorf("%w after %d of %s", errCut, b.n, sizeText(b.size))
 		}
+	case err == io.EOF:
+		b.arrived()
 	}
 	return n, err
 }
