@@ -47,9 +47,11 @@ const (
 	rateGrace     = time.Minute
 	minRate       = 4 << 10 // bytes per second on average, once rateGrace is over
 	rounds        = 2       // times a tier is gone through while all its failures may pass
-	roundWait     = time.Second
 	progressEvery = 100 * time.Millisecond
 )
+
+// retryPause is the least time before the same mirror is asked again; shorter in tests.
+var retryPause = 200 * time.Millisecond
 
 // fetch asks the mirrors of tiers for w in order until one of them has good bytes, and returns that mirror.
 func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error) {
@@ -99,7 +101,7 @@ func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchErr
 			break
 		}
 		select {
-		case <-time.After(roundWait/2 + rand.N(roundWait)):
+		case <-time.After(2*retryPause + rand.N(3*retryPause)):
 		case <-ctx.Done():
 		}
 	}

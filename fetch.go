@@ -143,7 +143,8 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		_, err := f.engine.fetch(ctx, f.routes.to(m.Path), want{
 			module: m, path: name, limit: maxGoMod, crosses: f.crosses(sumKey),
 			take: func(ctx context.Context, mirror Mirror, b *body) (err error) {
-				answer := f.askVoucher(ctx, sumKey)
+				answer, leave := f.askVoucher(ctx, sumKey)
+				defer leave()
 				if file.data, err = b.all(); err != nil {
 					return err
 				}
@@ -175,18 +176,20 @@ func goModSum(data []byte) string {
 	return sum // reading memory does not fail
 }
 
-// askVoucher starts asking who vouches for m, so that the answer travels beside the file.
-func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (answer func() (voucher, error)) {
-	type result struct {
-		v   voucher
-		err error
-	}
-	c := make(chan result, 1)
+// askVoucher starts asking who vouches for m, so that the answer travels beside the file. The caller calls leave when it
+// is done, with or without the answer: nothing goes on after that.
+func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (answer func() (voucher, error), leave func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var v voucher
+	var err error
+	done := make(chan struct{})
 	go func() { // ends with ctx at the latest
-		v, err := f.voucher(ctx, m)
-		c <- result{v, err}
+		defer close(done)
+		v, err = f.voucher(ctx, m)
 	}()
-	return sync.OnceValues(func() (voucher, error) { r := <-c; return r.v, r.err })
+	answer = func() (voucher, error) { <-done; return v, err }
+	leave = func() { cancel(); <-done }
+	return answer, leave
 }
 
 // crosses says whether the public checksum database has m on record; see want.

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MODFETCH_LIVE") != "" {
 		os.Exit(m.Run())
 	}
+	modfetch.Hurry()
 	var mu sync.Mutex
 	var escaped []string
 	fence := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -99,8 +99,8 @@ func HTTPMirror(base string, client *http.Client) (Mirror, error) {
 	m.retry = &retryablehttp.Client{
 		HTTPClient:   client,
 		RetryMax:     retries,
-		RetryWaitMin: 200 * time.Millisecond,
-		RetryWaitMax: 5 * time.Second,
+		RetryWaitMin: retryPause,
+		RetryWaitMax: 20 * retryPause,
 		CheckRetry:   worthRetrying,
 		Backoff:      backoff,
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,

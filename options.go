@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -137,6 +138,10 @@ func (c *config) fetcher() (*Fetcher, error) {
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 	}, goSum: first(c.goSum)}
 
+	f.infos.Joined = f.trace.joined
+	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }
+	f.zips.Joined = f.mods.Joined
+
 	f.jobs = defaultJobs
 	if len(c.jobs) > 0 {
 		if f.jobs = c.jobs[0]; f.jobs < 1 {
@@ -190,7 +195,7 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 				}
 			}
 		}
-	case list == "" && len(c.goproxy) == 0 && env.Source("GOPROXY") == "":
+	case list == "" && len(c.goproxy) == 0 && (env.Source("GOPROXY") == "" || env.Source("GOPROXY") == fromDefault):
 		return errors.New("no mirrors: give some by WithGOPROXY(\"https://goproxy.cn,direct\"), by WithMirrors, " +
 			"or by WithGoEnv(env) with the env of SystemGoEnv, which needs a Go installation or GOPROXY to be set")
 	default:

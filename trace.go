@@ -19,6 +19,10 @@ type Trace struct {
 	Cache          func(context.Context, CacheInfo)   // a file was looked for in the cache, or could not be stored
 	Vouched        func(context.Context, VouchInfo)   // somebody vouched for a file, or a setting exempts it
 	LockWaiting    func(context.Context, string)      // another process holds the named lock
+
+	// Joined is called with a caller's own context when the file it wants is already being fetched for somebody else: the
+	// hooks for that work get the other's context.
+	Joined func(context.Context, module.Version)
 }
 
 // AttemptInfo describes one mirror's attempt at one file.
@@ -81,6 +85,12 @@ func (t *Trace) cache(ctx context.Context, i CacheInfo) {
 func (t *Trace) vouched(ctx context.Context, i VouchInfo) {
 	if t != nil && t.Vouched != nil {
 		t.Vouched(ctx, i)
+	}
+}
+
+func (t *Trace) joined(ctx context.Context, m module.Version) {
+	if t != nil && t.Joined != nil {
+		t.Joined(ctx, m)
 	}
 }
 

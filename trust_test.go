@@ -355,13 +355,17 @@ func TestI6OneFillForManyCallers(t *testing.T) {
 			honest.ServeHTTP(w, r)
 		})
 	}))
-	f, _ := newFetcher(t, s.Options()...)
+	var joined sync.WaitGroup
+	f, _ := newFetcher(t, append(s.Options(), modfetch.WithTrace(&modfetch.Trace{
+		Joined: func(context.Context, module.Version) { joined.Done() },
+	}))...)
 
 	ctx, leave := context.WithCancel(t.Context())
 	first := make(chan error)
 	go func() { _, err := f.Dir(ctx, moduleM); first <- err }()
 	<-arrived
 	var wg sync.WaitGroup
+	joined.Add(20)
 	for range 20 {
 		wg.Go(func() {
 			if _, err := f.Dir(t.Context(), moduleM); err != nil {
@@ -369,6 +373,7 @@ func TestI6OneFillForManyCallers(t *testing.T) {
 			}
 		})
 	}
+	joined.Wait()
 	leave()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("the caller that left got %v", err)

@@ -267,7 +267,8 @@ func (s *staging) obtain(ctx context.Context) error {
 	mirror, err := s.f.engine.fetch(ctx, s.f.routes.to(s.m.Path), want{
 		module: s.m, path: name, limit: maxZip, crosses: s.f.crosses(s.m),
 		take: func(ctx context.Context, mirror Mirror, b *body) error {
-			answer := s.f.askVoucher(ctx, s.m)
+			answer, leave := s.f.askVoucher(ctx, s.m)
+			defer leave()
 			if err := s.receive(b); err != nil {
 				return err
 			}

@@ -11,6 +11,8 @@ import (
 // The function runs under a context that carries the first caller's values but not its cancellation: a caller that leaves
 // does not disturb the others, and the last one to leave cancels the work. Nothing is remembered once it has ended.
 type Group[K comparable, V any] struct {
+	Joined func(ctx context.Context, key K) // if set, called with the context of each caller that joins another one's call
+
 	mu    sync.Mutex // guards calls and the waiters of each call
 	calls map[K]*call[V]
 }
@@ -27,7 +29,8 @@ type call[V any] struct {
 func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	c := g.calls[key]
-	if c == nil {
+	joins := c != nil
+	if !joins {
 		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		c = &call[V]{done: make(chan struct{}), cancel: cancel}
 		if g.calls == nil {
@@ -43,6 +46,9 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	}
 	c.waiters++
 	g.mu.Unlock()
+	if joins && g.Joined != nil {
+		g.Joined(ctx, key)
+	}
 
 	select {
 	case <-c.done:
