@@ -1,0 +1,3 @@
+module example.com/tree
+
+retract v0.9.0
