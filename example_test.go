@@ -1,0 +1,59 @@
+package modfetch_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/modfetchtest"
+	"golang.org/x/mod/module"
+)
+
+// A build tool wants the directory of a module.
+func Example_buildTool() {
+	srv, ctx := exampleServer(), context.Background()
+	defer srv.Close()
+
+	f, err := modfetch.New(modfetch.WithGOPROXY(srv.URL), modfetch.WithSumDB(srv.GOSUMDB()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	for m, err := range f.Download(ctx, []module.Version{{Path: "example.com/m", Version: "v1.0.0"}}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(m.Version, m.Sum)
+	}
+	// Output: example.com/m@v1.0.0 h1:fCHMqo5ggHEQvwcrsN81zr5orRk5lClR36KRHpfUjKg=
+}
+
+// A proxy serves zips that have been verified before their first byte goes out.
+func ExampleFetcher_Zip() {
+	f, err := modfetch.New(modfetch.WithGOPROXY("https://goproxy.cn|https://goproxy.io"), modfetch.WithCache(modfetch.DirCache("/var/cache/modfetch")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.HandleFunc("GET /zip/{version}/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		z, err := f.Zip(r.Context(), module.Version{Path: r.PathValue("path"), Version: r.PathValue("version")})
+		if err != nil {
+			http.Error(w, string(modfetch.KindOf(err)), http.StatusBadGateway)
+			return
+		}
+		defer z.Close()
+		http.ServeContent(w, r, ".zip", time.Time{}, io.NewSectionReader(z, 0, z.Size))
+	})
+}
+
+func exampleServer() *modfetchtest.Server {
+	srv, err := modfetchtest.Start(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv.Add(modfetchtest.NewModule("example.com/m", "v1.0.0").File("m.go", "package m\n"))
+	return srv
+}
