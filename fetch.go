@@ -192,12 +192,10 @@ func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (answer func
 	return answer, leave
 }
 
-// crosses says whether the public checksum database has m on record; see want.
+// crosses says whether the public checksum database has m on record; see want. What is exempt or routed is never looked
+// up, and so never crosses.
 func (f *Fetcher) crosses(m module.Version) func(context.Context) bool {
 	return func(ctx context.Context) bool {
-		if f.exemption(m.Path) != "" || module.MatchPrefixPatterns(f.routes.noProxy, m.Path) {
-			return false
-		}
 		v, err := f.voucher(ctx, m)
 		return err == nil && v.public
 	}

@@ -83,6 +83,8 @@ func newWorld(t testing.TB) *modfetchtest.Server {
 	t.Helper()
 	s := modfetchtest.NewServer(t, nil)
 	s.Add(modfetchtest.NewModule("example.com/m", "v1.0.0").
+		File(".info", `{"Version": "v1.0.0", "Time": "2024-01-02T03:04:05Z", "Name": "abc", "Origin": {"VCS": "git", "URL": "https://example.com/m",
+			"Subdir": "sub", "Hash": "0123456789abcdef", "TagPrefix": "sub/", "TagSum": "t1:x", "Ref": "refs/tags/v1.0.0", "RepoSum": "r1:x"}}`).
 		File("go.mod", "module example.com/m\n\ngo 1.26\n").
 		File("m.go", "package m\n").
 		File("internal/deep/deep.go", "package deep\n").

@@ -2,6 +2,7 @@ package modfetch
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,8 @@ const (
 )
 
 type httpMirror struct {
-	base   *url.URL
+	base   *url.URL // without user name and password
+	auth   string   // the Authorization header; "" for none
 	name   string
 	client *http.Client          // follows redirects by our rules
 	retry  *retryablehttp.Client // the same, for requests with Retry
@@ -96,6 +98,11 @@ func HTTPMirror(base string, client *http.Client) (Mirror, error) {
 		return nil, fmt.Errorf("mirror %s: %w", redact(u), err)
 	}
 	m := &httpMirror{base: u, name: redact(u), client: client}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		m.auth = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+		u.User = nil
+	}
 	m.retry = &retryablehttp.Client{
 		HTTPClient:   client,
 		RetryMax:     retries,
@@ -149,7 +156,6 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	if req.URL.Scheme != origin.Scheme || req.URL.Host != origin.Host {
 		req.Header.Del("Authorization")
 		req.Header.Del("Cookie")
-		req.URL.User = nil
 	}
 	return nil
 }
@@ -168,6 +174,9 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		return nil, fmt.Errorf("mirror %s: %w", m.name, err)
 	}
 	req.Header.Set("Accept-Encoding", "identity") // ranges and sizes must be those of the file
+	if m.auth != "" {
+		req.Header.Set("Authorization", m.auth)
+	}
 	if r.Offset > 0 || r.Length > 0 {
 		end := ""
 		if r.Length > 0 {

@@ -135,7 +135,8 @@ func TestI2PrivatePathsGoNowhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			first := newWorld(t)
 			second, routed := first.Mirror(), first.Mirror()
-			first.Add(modfetchtest.NewModule("corp.test/routed", "v1.0.0").File("x.go", "package x\n"))
+			first.Add(modfetchtest.NewModule("routed.test/m", "v1.0.0").File("x.go", "package x\n"))
+			first.Add(modfetchtest.NewModule("hidden.test/m", "v1.0.0").File("x.go", "package x\n"))
 			for _, s := range []*modfetchtest.Server{first, second} {
 				s.Fault("*", fault)
 			}
@@ -143,11 +144,11 @@ func TestI2PrivatePathsGoNowhere(t *testing.T) {
 			for _, opts := range [][]modfetch.Option{
 				{modfetch.WithPrivate("corp.test")},
 				{modfetch.WithGoEnv(modfetch.GoEnv{GOPRIVATE: "corp.test"})},
-				{modfetch.WithGoEnv(modfetch.GoEnv{GONOPROXY: "*.test", GONOSUMDB: "*.test"})},
+				{modfetch.WithGoEnv(modfetch.GoEnv{GONOPROXY: "c*.test", GONOSUMDB: "*.test"})},
 			} {
 				f, _ := newFetcher(t, append(opts,
 					modfetch.WithGOPROXY(first.URL+"|"+second.URL), modfetch.WithSumDB(first.GOSUMDB()),
-					modfetch.WithRoute("corp.test/routed", routed.URL))...)
+					modfetch.WithRoute("routed.test", routed.URL))...)
 				for _, m := range []module.Version{private, moduleM} {
 					f.GoMod(t.Context(), m)
 					f.Dir(t.Context(), m)
@@ -155,11 +156,16 @@ func TestI2PrivatePathsGoNowhere(t *testing.T) {
 					f.Info(t.Context(), m.Path, "latest")
 					f.Info(t.Context(), m.Path, m.Version)
 				}
-				download(t, f, module.Version{Path: "corp.test/routed", Version: "v1.0.0"})
+				download(t, f, module.Version{Path: "routed.test/m", Version: "v1.0.0"})
 			}
+			// A path may be for mirrors and yet not for the database.
+			f, _ := newFetcher(t, modfetch.WithGoEnv(modfetch.GoEnv{GONOSUMDB: "hidden.test"}),
+				modfetch.WithGOPROXY(first.URL+"|"+second.URL), modfetch.WithSumDB(first.GOSUMDB()))
+			f.Dir(t.Context(), module.Version{Path: "hidden.test/m", Version: "v1.0.0"})
+
 			for name, s := range map[string]*modfetchtest.Server{"first": first, "second": second} {
 				for _, path := range s.Requests() {
-					if strings.Contains(path, "corp.test") {
+					if strings.Contains(path, "corp.test") || strings.Contains(path, "routed.test") || strings.Contains(path, "/lookup/hidden.test") {
 						t.Errorf("the %s mirror was asked for %s", name, path)
 					}
 				}
@@ -189,8 +195,12 @@ func TestI3FailureNeverLooksLikeAbsence(t *testing.T) {
 				"Info":     func() error { _, err := f.Info(t.Context(), moduleM.Path, moduleM.Version); return err },
 			}
 			for call, do := range calls {
-				if err := do(); errors.Is(err, fs.ErrNotExist) {
+				err := do()
+				if errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("%s: %v looks like an absence", call, err)
+				}
+				if call == "Versions" && err == nil && name != "wrong version" {
+					t.Errorf("a broken list looks like a module without versions")
 				}
 			}
 		})
@@ -204,6 +214,14 @@ func TestI3FailureNeverLooksLikeAbsence(t *testing.T) {
 			if _, err := f.GoMod(t.Context(), moduleM); err == nil || errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: error %v, want one that is not an absence", path, err)
 			}
+		}
+	})
+	t.Run("lookup is 404 wherever the database could be", func(t *testing.T) {
+		s := newWorld(t)
+		s.Fault("/sumdb/*/lookup/*", modfetchtest.Status(404))
+		f, _ := newFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(s.GOSUMDBDirect()))
+		if _, err := f.GoMod(t.Context(), moduleM); err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("error %v, want one that is not an absence", err)
 		}
 	})
 	t.Run("one mirror fails and one says 404", func(t *testing.T) {
@@ -342,6 +360,24 @@ func TestI5EachAttemptIsJudged(t *testing.T) {
 	}
 }
 
+func TestI5BlameNeedsProof(t *testing.T) {
+	first := newWorld(t)
+	second := first.Mirror()
+	wrong, err := modfetch.ParseGoSum("go.sum", []byte("example.com/m v1.0.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _ := newFetcher(t, modfetch.WithGOPROXY(first.URL+"|"+second.URL), modfetch.WithSumDB(first.GOSUMDB()), modfetch.WithGoSum(wrong))
+	_, err = f.Dir(t.Context(), moduleM)
+	var sum *modfetch.ChecksumError
+	if !errors.As(err, &sum) || sum.Blame != "go.sum" || modfetch.KindOf(err) != modfetch.Security {
+		t.Errorf("error %v, want one that blames go.sum", err)
+	}
+	if n := second.Count("*.zip"); n > 0 {
+		t.Errorf("the second mirror was asked %d times for bytes that were right", n)
+	}
+}
+
 func TestI6OneFillForManyCallers(t *testing.T) {
 	s := newWorld(t)
 	arrived, release := make(chan struct{}, 1), make(chan struct{})
@@ -394,7 +430,13 @@ func TestI6OneFillForManyCallers(t *testing.T) {
 			runtime.Gosched()
 		}
 		cancel()
-		wg.Wait()
+		ended := make(chan struct{})
+		go func() { wg.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Fatal("still under way after its last caller has left")
+		}
 		if left := files(t, modCache); slices.ContainsFunc(left, func(name string) bool { return strings.HasSuffix(name, ".tmp") }) {
 			t.Errorf("left: %q", left)
 		}
@@ -499,9 +541,7 @@ func TestI8WhatAMirrorSendsIsBounded(t *testing.T) {
 		".info without end":   {"*.info", endless(0)},
 		"zip stated too big":  {"*.zip", endless(501 << 20)},
 		"lookup without end":  {"/sumdb/*/lookup/*", endless(0)},
-		"header too big": {"*.zip", modfetchtest.Handler(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("X-Padding", strings.Repeat("x", 100<<10))
-		})},
+		"header too big":      {"*.zip", modfetchtest.Fault{}.Header("X-Padding", strings.Repeat("x", 100<<10))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newWorld(t)
