@@ -333,7 +333,7 @@ func (s *staging) judge(ctx context.Context, mirror string, answer func() (vouch
 	}
 	s.judged = true
 	if unpackErr != nil {
-		return &failure{kind: ErrCorrupt, msg: "not a module zip of " + s.m.String(), err: unpackErr}
+		return failf(ErrCorrupt, "%v", unpackErr)
 	}
 	if err := s.f.verdict(ctx, s.v, s.m, s.sum, mirror); err != nil {
 		return err
@@ -362,7 +362,7 @@ func (s *staging) unpack(ctx context.Context, a *unpack.Archive) (err error) {
 func (s *staging) matchGoMod(ctx context.Context, a *unpack.Archive) error {
 	inZip, ok, err := a.GoMod()
 	if err != nil {
-		return &failure{kind: ErrCorrupt, msg: "not a module zip of " + s.m.String(), err: err}
+		return failf(ErrCorrupt, "%v", err)
 	}
 	alone, err := s.f.goMod(ctx, s.m)
 	if err != nil {
