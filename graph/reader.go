@@ -1,0 +1,113 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/version"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
+)
+
+// A reader reads the go.mod files of dependencies: each file once, and of those from the source at most cap(slots) at a
+// time. It is safe for concurrent use.
+type reader struct {
+	project *project
+	src     Source
+	slots   chan struct{}
+
+	mu    sync.Mutex                  // guards files
+	files map[module.Version]readFunc // by what is read, which is a replacement and not what it replaces
+}
+
+type readFunc func() (*goMod, error)
+
+// read returns the go.mod of m, or of its replacement.
+func (r *reader) read(ctx context.Context, m module.Version) (*goMod, error) {
+	from := r.project.replaced(m)
+	r.mu.Lock()
+	read, ok := r.files[from]
+	if !ok {
+		read = sync.OnceValues(func() (*goMod, error) { return r.readFile(ctx, from) })
+		r.files[from] = read
+	}
+	r.mu.Unlock()
+
+	mod, err := read()
+	switch {
+	case err != nil:
+	case from.Version == "":
+		// A directory may call itself what it likes.
+	case mod.path == "":
+		err = errors.New("its go.mod has no module line")
+	case mod.path != m.Path && mod.path != from.Path:
+		err = fmt.Errorf("its go.mod says that it is module %s", mod.path)
+	}
+	if err != nil && from != m {
+		err = fmt.Errorf("replaced by %v: %w", from, err)
+	}
+	return mod, err
+}
+
+func (r *reader) readFile(ctx context.Context, m module.Version) (*goMod, error) {
+	name := "go.mod"
+	var text []byte
+	var err error
+	if m.Version == "" {
+		name = filepath.Join(m.Path, name)
+		text, err = os.ReadFile(name)
+	} else {
+		text, err = r.request(ctx, m)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := modfile.ParseLax(name, text, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.project.goMod(f), nil
+}
+
+// request asks the source for a go.mod file.
+func (r *reader) request(ctx context.Context, m module.Version) ([]byte, error) {
+	r.slots <- struct{}{}
+	defer func() { <-r.slots }()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return r.src.GoMod(ctx, m)
+}
+
+// A goMod is what the go.mod file of one module says.
+type goMod struct {
+	path    string // of its module line; "" if it has none
+	prunes  bool
+	require []module.Version // without what the project excludes
+}
+
+func (p *project) goMod(f *modfile.File) *goMod {
+	mod := &goMod{prunes: prunes(f)}
+	if f.Module != nil {
+		mod.path = f.Module.Mod.Path
+	}
+	for _, r := range f.Require {
+		if !p.exclude[r.Mod] && !isToolchain(r.Mod.Path) {
+			mod.require = append(mod.require, r.Mod)
+		}
+	}
+	return mod
+}
+
+// prunes reports whether a go.mod file is complete, as it is since go 1.17: it lists every module that its packages
+// import from, directly or not, so that the requirements of those can be left alone. Without a go line it is an old one.
+func prunes(f *modfile.File) bool {
+	return f.Go != nil && version.Compare("go"+f.Go.Version, "go1.17") >= 0
+}
+
+// isToolchain reports whether a path stands for a version of Go, and for nothing that can be fetched.
+func isToolchain(path string) bool { return path == "go" || path == "toolchain" }
