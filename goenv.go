@@ -218,7 +218,7 @@ type goFlag struct {
 
 // goFlags parses GOFLAGS. Flags that modfetch does not know are kept: only the go command knows them all.
 func (e GoEnv) goFlags() ([]goFlag, error) {
-	items, err := splitGOFLAGS(e.GOFLAGS)
+	items, err := splitQuoted(e.GOFLAGS)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", e.cite("GOFLAGS"), err)
 	}
@@ -236,9 +236,9 @@ func (e GoEnv) goFlags() ([]goFlag, error) {
 	return flags, nil
 }
 
-// splitGOFLAGS splits s at spaces. An item that begins with a quote, single or double, reaches to the next such quote
+// splitQuoted splits s at spaces. An item that begins with a quote, single or double, reaches to the next such quote
 // and may hold spaces; there is no escaping, and a quote elsewhere is an ordinary character.
-func splitGOFLAGS(s string) ([]string, error) {
+func splitQuoted(s string) ([]string, error) {
 	const spaces = " \t\r\n"
 	var items []string
 	for s = strings.TrimLeft(s, spaces); s != ""; s = strings.TrimLeft(s, spaces) {

@@ -499,7 +499,7 @@ func FuzzGoEnvLines(f *testing.F) {
 	})
 }
 
-func FuzzSplitGOFLAGS(f *testing.F) {
+func FuzzSplitQuoted(f *testing.F) {
 	for _, c := range goFlagsCases {
 		f.Add(c.flags)
 	}
@@ -507,10 +507,10 @@ func FuzzSplitGOFLAGS(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		GoEnv{GOFLAGS: s}.modCacheRW()
 		GoEnv{GOFLAGS: s}.modFlag()
-		items, err := splitGOFLAGS(s)
+		items, err := splitQuoted(s)
 		if err != nil {
-			_, withDouble := splitGOFLAGS(s + `"`)
-			_, withSingle := splitGOFLAGS(s + `'`)
+			_, withDouble := splitQuoted(s + `"`)
+			_, withSingle := splitQuoted(s + `'`)
 			if withDouble != nil && withSingle != nil {
 				t.Errorf("%q is refused (%v), and one more quote does not mend it", s, err)
 			}
@@ -531,7 +531,7 @@ func FuzzSplitGOFLAGS(f *testing.F) {
 			}
 			quoted = append(quoted, item)
 		}
-		again, err := splitGOFLAGS(strings.Join(quoted, " "))
+		again, err := splitQuoted(strings.Join(quoted, " "))
 		if err != nil || !slices.Equal(again, items) {
 			t.Errorf("%q splits to %q, which quoted splits to %q (%v)", s, items, again, err)
 		}

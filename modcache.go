@@ -154,20 +154,32 @@ func (c *modCache) stageTree(m module.Version) (string, error) {
 	return mkdirTemp(tree)
 }
 
-// publishZip gives a verified zip its final name, after its hash. A tree made from another zip goes first: the three are
-// one thing. m's lock is held.
+// publishZip gives a verified zip its final name, and records its hash. A tree made from another zip goes first: the three
+// are one thing. m's lock is held.
 func (c *modCache) publishZip(ctx context.Context, m module.Version, staged, sum string) error {
 	if err := c.dropOther(m, sum); err != nil {
 		return err
 	}
 	zip := c.file(proxyPath(m, "zip"))
-	if c.zipHash(m) != sum {
-		if err := filelock.Write(ctx, zip+"hash", []byte(sum)); err != nil {
+	recordHash := func() error {
+		if c.zipHash(m) == sum {
+			return nil
+		}
+		return filelock.Write(ctx, zip+"hash", []byte(sum))
+	}
+	// The go command extracts whatever zip lies beside a hash that is on record. So where a zip is replaced, the new one
+	// comes before its hash; where there is none, the hash comes first, as the go command has it.
+	if staged == zip {
+		return recordHash()
+	}
+	if exists(zip) {
+		if err := os.Rename(staged, zip); err != nil {
 			return err
 		}
+		return recordHash()
 	}
-	if staged == zip {
-		return nil
+	if err := recordHash(); err != nil {
+		return err
 	}
 	return os.Rename(staged, zip)
 }

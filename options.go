@@ -23,6 +23,7 @@ type Policy struct {
 	RequireVerified bool // refuse what a setting exempts from verification, instead of handing it out as Unverified
 	StrictComma     bool // never cross a `,` after anything but a 404 or 410, even where the bytes are provably wrong
 	NoExtract       bool // Download leaves modules as zips
+	Rehash          bool // hash every zip and tree in the module cache again before it is handed out, not only its recorded hash
 }
 
 // WithGoEnv takes the go command's settings: mirrors, checksum database, private paths. It implies
@@ -156,6 +157,10 @@ func (c *config) fetcher() (*Fetcher, error) {
 		f.idle = client.CloseIdleConnections
 	} else if _, err := guardClient(client); err != nil {
 		return nil, fmt.Errorf("WithHTTPClient: %w", err)
+	}
+	client, err := withAuth(client, env)
+	if err != nil {
+		return nil, err
 	}
 	if f.locker != nil && f.cache == nil {
 		return nil, errors.New("WithLocker without WithCache: there is nothing to lock; the module cache has its own locks")

@@ -15,6 +15,7 @@ import (
 	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
 )
 
 // A Zip is a verified module zip, open for reading; its ReadAt gives the very bytes that were hashed.
@@ -147,19 +148,24 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 		return nil, nil
 	}
 	z := &zipFile{path: f.mod.file(proxyPath(m, "zip")), sum: sum}
-	if !tree {
+	var err error
+	switch {
+	case tree && f.policy.Rehash:
+		if z.sum, err = dirhash.HashDir(f.mod.tree(m), m.String(), dirhash.Hash1); err != nil {
+			return nil, nil
+		}
+	case !tree:
 		info, err := os.Stat(z.path)
 		hashed, ok := f.hashed.Load(m)
-		if err != nil || !ok || !sameFile(info, hashed.(fs.FileInfo)) {
+		if err != nil || !ok || !sameFile(info, hashed.(fs.FileInfo)) || f.policy.Rehash {
 			return nil, nil
 		}
 		z.info = info
 	}
-	var err error
 	if z.v, err = f.voucher(ctx, m); err != nil {
 		return nil, err
 	}
-	err = f.verdict(ctx, z.v, m, sum, "the cache")
+	err = f.verdict(ctx, z.v, m, z.sum, "the cache")
 	f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "ziphash"), Hit: err == nil, Err: err})
 	switch {
 	case err == nil:
