@@ -1,0 +1,145 @@
+// Command modfetch downloads Go modules from mirrors that may be slow, broken or hostile, and verifies them.
+//
+// It works in the go command's own module cache and takes the go command's own settings. Run modfetch help for a list
+// of its commands.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process where it stands
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// A command is what the first argument names.
+type command struct {
+	name    string
+	summary string // one line
+	help    string
+	run     func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+}
+
+var commands = []command{
+	{"download", "download modules to the module cache", downloadHelp, runDownload},
+	{"version", "print the version of modfetch", versionHelp, runVersion},
+}
+
+func lookup(name string) *command {
+	for i := range commands {
+		if commands[i].name == name {
+			return &commands[i]
+		}
+	}
+	return nil
+}
+
+// A usageError is a mistake in the command line; it says what would be right.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+var (
+	errHelp   = errors.New("help requested")      // by a flag
+	errFailed = errors.New("some modules failed") // each of which has been reported
+)
+
+// run runs the command that args name and returns the exit code of the process.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		printHelp(stderr)
+		return exitUsage
+	}
+	name, args := args[0], args[1:]
+	var err error
+	switch c := lookup(name); {
+	case c != nil:
+		if err = c.run(ctx, args, stdout, stderr); errors.Is(err, errHelp) {
+			fmt.Fprint(stdout, c.help)
+			return exitOK
+		}
+	case name == "help", strings.TrimLeft(name, "-") == "help", name == "-h":
+		name, err = "", runHelp(args, stdout)
+	default:
+		name, err = "", usagef("unknown command %q", name)
+	}
+
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintln(stderr, strings.TrimRight("modfetch "+name, " ")+":", usage.msg)
+		fmt.Fprintf(stderr, "Run '%s' for usage.\n", strings.TrimRight("modfetch help "+name, " "))
+		return exitUsage
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "modfetch:", err)
+		return exitInterrupted
+	case err != errFailed:
+		fmt.Fprintln(stderr, "modfetch:", err)
+	}
+	return exitFailed
+}
+
+func runHelp(args []string, stdout io.Writer) error {
+	switch len(args) {
+	case 0:
+		printHelp(stdout)
+		return nil
+	case 1:
+		if c := lookup(args[0]); c != nil {
+			fmt.Fprint(stdout, c.help)
+			return nil
+		}
+		return usagef("no help on %q, which is not a command", args[0])
+	}
+	return usagef("help takes one command, as in: modfetch help download")
+}
+
+func printHelp(w io.Writer) {
+	fmt.Fprint(w, "modfetch makes several unreliable Go module mirrors behave like one reliable, trusted one.\n\n"+
+		"usage: modfetch command [arguments]\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(w, "\t%-10s %s\n", c.name, c.summary)
+	}
+	fmt.Fprint(w, "\nRun 'modfetch help command' for more about one of them.\n\n"+
+		"Exit codes: 0 success, 1 failure, 2 a mistake in the command line, 130 interrupted.\n")
+}
+
+const versionHelp = `usage: modfetch version
+
+Version prints the version of modfetch, and the Go release and the platform that it was built with and for.
+`
+
+func runVersion(_ context.Context, args []string, stdout, _ io.Writer) error {
+	if len(args) > 0 {
+		return usagef("takes no arguments")
+	}
+	version := "(unknown)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	fmt.Fprintf(stdout, "modfetch %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return nil
+}
