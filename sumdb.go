@@ -89,7 +89,7 @@ func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 	if host, err := HTTPMirror("https://"+db.name, client); err != nil || strings.ContainsAny(db.name, "?#@") {
 		return nil, fmt.Errorf("the database name %q in the key is not a host with or without a path", db.name)
 	} else {
-		db.host = &sumBase{Mirror: host}
+		db.host = &sumBase{Mirror: host, prefix: db.prefix()}
 	}
 	if url != "" {
 		m, err := parseMirror(url, client)
@@ -97,7 +97,7 @@ func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 			return nil, fmt.Errorf("the URL after the database %w", err)
 		}
 		// The URL is the database's own, or, as many write it, that of a mirror that has it under /sumdb/.
-		db.explicit = []*sumBase{{Mirror: m}, {Mirror: m, prefix: db.prefix(), probe: true}}
+		db.explicit = []*sumBase{{Mirror: m, prefix: db.prefix()}, {Mirror: m, prefix: db.prefix(), below: true}}
 	}
 	return db, nil
 }
@@ -265,7 +265,7 @@ func (db *sumDB) base(m Mirror) *sumBase {
 	defer db.mu.Unlock()
 	b := db.bases[m]
 	if b == nil {
-		b = &sumBase{Mirror: m, prefix: db.prefix(), probe: true}
+		b = &sumBase{Mirror: m, prefix: db.prefix(), below: true}
 		if db.bases == nil {
 			db.bases = make(map[Mirror]*sumBase)
 		}
@@ -356,7 +356,7 @@ func (l *lookup) ReadRemote(path string) ([]byte, error) {
 	name := strings.TrimPrefix(path, "/")
 	read := func(ctx context.Context) ([]byte, error) {
 		var data []byte
-		w := want{path: name, limit: maxLookup}
+		w := want{path: l.db.prefix() + name, limit: maxLookup}
 		check := l.checkLookup
 		if tile, err := tlog.ParseTilePath(name); err == nil {
 			size := tile.W * tlog.HashSize

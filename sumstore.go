@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -127,8 +128,8 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 // A sumBase is a place where a checksum database can be read, as a mirror of its files.
 type sumBase struct {
 	Mirror
-	prefix string      // of the database's paths there
-	probe  bool        // ask first whether the database is supported
+	prefix string      // "sumdb/<name>/", with which all requests begin
+	below  bool        // the database lies under prefix, if the mirror supports it; else at the root
 	good   atomic.Bool // it has sent something valid
 
 	probes flight.Group[string, error]
@@ -137,7 +138,7 @@ type sumBase struct {
 
 // Fetch asks once whether the database is supported. Only an answer is remembered, not a failure to get one.
 func (b *sumBase) Fetch(ctx context.Context, r Request) (*Response, error) {
-	if b.probe {
+	if b.below {
 		refusal, err := b.refusal(ctx, r.Retry)
 		if err == nil {
 			err = refusal
@@ -145,8 +146,9 @@ func (b *sumBase) Fetch(ctx context.Context, r Request) (*Response, error) {
 		if err != nil {
 			return nil, err
 		}
+	} else {
+		r.Path = strings.TrimPrefix(r.Path, b.prefix)
 	}
-	r.Path = b.prefix + r.Path
 	return b.Mirror.Fetch(ctx, r)
 }
 

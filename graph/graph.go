@@ -28,9 +28,6 @@ type Source interface {
 
 // A Graph is what a main module or a workspace needs.
 type Graph struct {
-	File   string   // the go.mod or go.work, as given to Load
-	GoSums []string // the go.sum files that apply, whether they exist or not: in a workspace its own, then the members'
-
 	// Modules are the modules to download, in the order of module.Sort. A replaced module is listed as its replacement,
 	// and not at all if that is a directory.
 	//
@@ -83,7 +80,7 @@ func load(ctx context.Context, r *reader) (*Graph, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Graph{File: p.file, GoSums: p.goSums(), BuildList: w.buildList()}
+	g := &Graph{BuildList: w.buildList()}
 
 	needed := g.BuildList
 	if !p.needsAll() {

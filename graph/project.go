@@ -203,7 +203,13 @@ func (p *project) explicit() []module.Version {
 	return list
 }
 
-func (p *project) goSums() []string {
+// GoSums returns the go.sum files that apply to a go.mod or go.work file, whether they exist or not: in a workspace its
+// own, into which new lines go, and then those of its members. They are needed before [Load], whose Source verifies.
+func GoSums(file string) ([]string, error) {
+	p, err := readProject(file)
+	if err != nil {
+		return nil, err
+	}
 	var files []string
 	if p.workspace {
 		files = append(files, p.file+".sum")
@@ -211,5 +217,5 @@ func (p *project) goSums() []string {
 	for _, m := range p.members {
 		files = append(files, strings.TrimSuffix(m.file, ".mod")+".sum")
 	}
-	return files
+	return files, nil
 }

@@ -3,21 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/graph"
-	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/dirhash"
 )
@@ -34,30 +30,11 @@ func findProject(dir string) (*project, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &project{file: file}
-	if strings.HasSuffix(file, ".mod") {
-		p.goSums = []string{strings.TrimSuffix(file, ".mod") + ".sum"}
-		return p, nil
+	goSums, err := graph.GoSums(file)
+	if err != nil { // there is a project, so the error must not say that there is none
+		return nil, fmt.Errorf("%v; with GOWORK=off, a workspace is ignored", err)
 	}
-	p.goSums = []string{file + ".sum"}
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("GOWORK is %s, which does not exist; GOWORK=off works without a workspace", file)
-	} else if err != nil {
-		return nil, err
-	}
-	work, err := modfile.ParseWork(file, data, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, use := range work.Use {
-		member := filepath.FromSlash(use.Path)
-		if !filepath.IsAbs(member) {
-			member = filepath.Join(filepath.Dir(file), member)
-		}
-		p.goSums = append(p.goSums, filepath.Join(member, "go.sum"))
-	}
-	return p, nil
+	return &project{file, goSums}, nil
 }
 
 // A sumRecorder is a graph.Source that notes the hashes of the go.mod files it hands out.
