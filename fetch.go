@@ -94,8 +94,12 @@ func (f *Fetcher) Close() error {
 
 // check refuses a module version before any request is made for it.
 func check(m module.Version) error {
-	if err := module.Check(m.Path, m.Version); err != nil {
-		return fmt.Errorf("%w: want a canonical version such as v1.2.3 of a path such as example.com/m", err)
+	err := module.Check(m.Path, m.Version)
+	if err == nil && module.CanonicalVersion(m.Version) != m.Version {
+		err = &module.ModuleError{Path: m.Path, Version: m.Version, Err: errors.New("version is not canonical")}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: want a full version such as v1.2.3 of a path such as example.com/m", err)
 	}
 	return nil
 }

@@ -151,7 +151,11 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 	var err error
 	switch {
 	case tree && f.policy.Rehash:
-		if z.sum, err = dirhash.HashDir(f.mod.tree(m), m.String(), dirhash.Hash1); err != nil {
+		inTree, err := dirhash.HashDir(f.mod.tree(m), m.String(), dirhash.Hash1)
+		if err != nil || inTree != sum {
+			return nil, nil
+		}
+		if inZip, err := f.hashZip(ctx, z.path, m); err != nil || inZip != sum {
 			return nil, nil
 		}
 	case !tree:
