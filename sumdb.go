@@ -36,7 +36,7 @@ type sumDB struct {
 	store    *sumStore
 
 	lookups flight.Group[module.Version, sumRecord]
-	tiles   flight.Group[string, []byte]
+	tiles   flight.Group[string, sumFile]
 
 	mu      sync.Mutex // guards the following
 	bases   map[Mirror]*sumBase
@@ -51,6 +51,12 @@ type sumDB struct {
 type sumRecord struct {
 	zip, goMod []string // h1: hashes
 	head       string   // signed note under which the record was proven last
+}
+
+// A sumFile is what a base has sent, not proven yet.
+type sumFile struct {
+	data []byte
+	base *sumBase
 }
 
 // The public checksum database, as https://go.dev/ref/mod#checksum-database describes it.
@@ -125,7 +131,11 @@ func (db *sumDB) Sums(ctx context.Context, m module.Version) ([]string, error) {
 func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error) {
 	db.mu.Lock()
 	r, ok := db.records[m]
+	forked := db.forked
 	db.mu.Unlock()
+	if forked != nil {
+		return sumRecord{}, forked
+	}
 	if ok {
 		return r, nil
 	}
@@ -133,32 +143,32 @@ func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error
 		db.begin()
 		defer db.end(ctx)
 		r, err := db.lookup(ctx, m)
-		if err != nil {
-			return r, err
+		if err == nil {
+			db.keep(m, r)
 		}
-		db.mu.Lock()
-		defer db.mu.Unlock()
-		if db.records == nil {
-			db.records = make(map[module.Version]sumRecord)
-		}
-		db.records[m] = r
-		return r, nil
+		return r, err
 	})
 }
 
+func (db *sumDB) keep(m module.Version, r sumRecord) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.records == nil {
+		db.records = make(map[module.Version]sumRecord)
+	}
+	db.records[m] = r
+}
+
 // lookup asks for m's record and proves it. What cannot be proven may be the fault of one mirror, or of a local file that
-// somebody forged: so it is tried again with other mirrors, and then without the local files.
+// somebody forged: so it is tried again with other mirrors, and then with all mirrors but without the local files.
 func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error) {
 	var suspects []Mirror
 	var unproven error
 	for try := range 3 {
-		db.mu.Lock()
-		forked := db.forked
-		db.mu.Unlock()
-		if forked != nil {
-			return sumRecord{}, forked
+		l := &lookup{db: db, ctx: ctx, module: m, fresh: try > 0, bare: try == 2}
+		if try == 1 {
+			l.suspects = suspects
 		}
-		l := &lookup{db: db, ctx: ctx, module: m, suspects: suspects, fresh: try > 0, bare: try == 2}
 		r, err := l.run()
 		switch {
 		case err == nil:
@@ -171,11 +181,12 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 			db.forked = err
 			db.mu.Unlock()
 			return r, err
-		case l.failed != nil:
+		case l.failed != nil && unproven == nil:
 			return r, db.unavailable(m, l.failed)
+		case l.failed == nil:
+			unproven = err
 		}
 		suspects = append(suspects, l.used...)
-		unproven = err
 	}
 	return sumRecord{}, failf(ErrSecurity, "the record of %s in the checksum database %s cannot be proven: %v", m, db.name, unproven)
 }
@@ -206,12 +217,20 @@ func (db *sumDB) begin() {
 func (db *sumDB) end(ctx context.Context) {
 	db.mu.Lock()
 	db.active--
+	idle := db.active == 0
+	db.mu.Unlock()
+	if !idle || db.store.mod == nil {
+		return
+	}
+	head, err := db.store.readHead(ctx)
+	if err != nil {
+		return
+	}
 	var old []module.Version
-	if head, err := db.store.readHead(ctx); err == nil && db.active == 0 {
-		for m, r := range db.records {
-			if r.head != string(head) {
-				old = append(old, m)
-			}
+	db.mu.Lock()
+	for m, r := range db.records {
+		if r.head != string(head) {
+			old = append(old, m)
 		}
 	}
 	db.mu.Unlock()
@@ -221,9 +240,7 @@ func (db *sumDB) end(ctx context.Context) {
 		g.Go(func() error {
 			l := &lookup{db: db, ctx: ctx, module: m}
 			if r, err := l.run(); err == nil {
-				db.mu.Lock()
-				db.records[m] = r
-				db.mu.Unlock()
+				db.keep(m, r)
 			}
 			return nil // the record stays proven under the older head
 		})
@@ -354,48 +371,52 @@ func hashes(lines []string) []string {
 // ReadRemote reads a lookup or a tile.
 func (l *lookup) ReadRemote(path string) ([]byte, error) {
 	name := strings.TrimPrefix(path, "/")
-	read := func(ctx context.Context) ([]byte, error) {
-		var data []byte
-		w := want{path: l.db.prefix() + name, limit: maxLookup}
-		check := l.checkLookup
-		if tile, err := tlog.ParseTilePath(name); err == nil {
-			size := tile.W * tlog.HashSize
-			w.limit = int64(size)
-			check = func(data []byte) error {
-				if len(data) != size {
-					return failf(ErrCorrupt, "sent a tile of %d bytes, not %d", len(data), size)
-				}
-				return nil
-			}
-		}
-		w.take = func(_ context.Context, m Mirror, b *body) (err error) {
-			if data, err = b.all(); err != nil {
-				return err
-			}
-			return check(data)
-		}
-		m, err := l.db.read(ctx, l.module.Path, l.suspects, w)
-		if err == nil {
-			l.note(m)
-		}
-		return data, err
-	}
-	var data []byte
+	read := func(ctx context.Context) (sumFile, error) { return l.read(ctx, name) }
+	var file sumFile
 	var err error
 	if l.fresh || strings.HasPrefix(name, "lookup/") {
-		data, err = read(l.ctx)
+		file, err = read(l.ctx)
 	} else {
-		data, err = l.db.tiles.Do(l.ctx, name, read)
+		file, err = l.db.tiles.Do(l.ctx, name, read)
 	}
 	partial := strings.Contains(name, ".p/") // may be gone because the full tile has replaced it, which is asked for next
-	if err != nil && !(partial && absent(err)) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.failed == nil {
-			l.failed = err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil && !slices.Contains(l.used, file.base.Mirror):
+		l.used = append(l.used, file.base.Mirror)
+	case err != nil && !(partial && absent(err)) && l.failed == nil:
+		l.failed = err
+	}
+	return file.data, err
+}
+
+// read gets a lookup or a tile from the first base that has one of the right form.
+func (l *lookup) read(ctx context.Context, name string) (file sumFile, err error) {
+	w := want{path: l.db.prefix() + name, limit: maxLookup}
+	check := l.checkLookup
+	if tile, err := tlog.ParseTilePath(name); err == nil {
+		size := tile.W * tlog.HashSize
+		w.limit = int64(size)
+		check = func(data []byte) error {
+			if len(data) != size {
+				return failf(ErrCorrupt, "sent a tile of %d bytes, not %d", len(data), size)
+			}
+			return nil
 		}
 	}
-	return data, err
+	w.take = func(_ context.Context, _ Mirror, b *body) (err error) {
+		if file.data, err = b.all(); err != nil {
+			return err
+		}
+		return check(file.data)
+	}
+	m, err := l.db.read(ctx, l.module.Path, l.suspects, w)
+	if err == nil {
+		file.base = m.(*sumBase)
+		file.base.good.Store(true)
+	}
+	return file, err
 }
 
 // checkLookup refuses a reply that the database has not signed, so that another mirror is asked.
@@ -408,17 +429,6 @@ func (l *lookup) checkLookup(data []byte) error {
 		return failf(ErrCorrupt, "sent a record that is not signed by %s: %v", l.db.name, err)
 	}
 	return nil
-}
-
-// note remembers who sent something that may turn out to be unprovable.
-func (l *lookup) note(m Mirror) {
-	b := m.(*sumBase)
-	b.good.Store(true)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !slices.Contains(l.used, b.Mirror) {
-		l.used = append(l.used, b.Mirror)
-	}
 }
 
 func (l *lookup) ReadConfig(file string) ([]byte, error) {
