@@ -1,355 +1,252 @@
 package modfetch
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"net/http"
-	"net/http/httputil"
-	"net/textproto"
 	"net/url"
-	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/modfetch/modfetch/internal/flight"
 )
 
-// An authTransport adds the credentials that GOAUTH finds to requests over https. It works below redirects, so each hop
-// gets those of its own origin and no other.
+// An authTransport adds the credentials that GOAUTH finds to requests over https. It works below redirects, so that a hop
+// gets what belongs to its own URL; one that leaves the origin that was asked gets nothing, and asks no source: a mirror
+// must not be able to send us elsewhere in the user's name.
 type authTransport struct {
 	http.RoundTripper
-	sources []authSource // of several, the first with something for a URL counts
+	sources []*authSource
 }
 
-// An authSource is one item of GOAUTH.
-type authSource interface {
-	// header returns what to add to a request for u, or nil.
-	header(ctx context.Context, u *url.URL) (http.Header, error)
+// An authSource is one item of GOAUTH and what it has answered.
+type authSource struct {
+	authAsker
+	byHost bool // one question at a time for each host; else for each URL
 
-	// refresh is called with a refusal. It reports whether header now has something else to say, once for each place.
-	refresh(ctx context.Context, u *url.URL, refusal *http.Response) (bool, error)
+	questions flight.Group[string, struct{}]
+
+	mu    sync.Mutex // guards the following
+	begun bool
+	known map[string]http.Header // by prefix of URLs: host, or host/path
 }
 
-const (
-	authTimeout = time.Minute
-	maxAuth     = 1 << 20 // bytes of a netrc file or a command's output
-)
-
-// withAuth wraps a client's transport with the credentials of a GOAUTH setting.
+// withAuth wraps a client's transport with the credentials of a GOAUTH setting. Items are not quoted in errors: the
+// arguments of a command may be secrets.
 func withAuth(client *http.Client, env GoEnv) (*http.Client, error) {
-	var sources []authSource
+	if env.GOAUTH == "" {
+		return client, nil
+	}
+	t := &authTransport{}
 	items := strings.Split(env.GOAUTH, ";")
-	for _, item := range items {
-		item = strings.TrimSpace(item)
+	for i, item := range items {
+		refuse := func(why string) (*http.Client, error) {
+			return nil, fmt.Errorf("%s: item %d %s", env.cite("GOAUTH"), i+1, why)
+		}
 		words, err := splitQuoted(item)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("%s: malformed command %q: %w", env.cite("GOAUTH"), item, err)
+			return refuse("has a quote that is never closed")
 		case len(words) == 0:
-		case item == "off":
+			return refuse("is empty; want off, netrc, git and a directory, or a command")
+		case words[0] == "off":
 			if len(items) > 1 {
-				return nil, fmt.Errorf("%s: off stands alone, or not at all", env.cite("GOAUTH"))
+				return refuse("is off, which stands alone or not at all")
 			}
-		case item == "netrc":
-			sources = append(sources, &netrc{file: env.NETRC})
+			return client, nil
+		case words[0] == "netrc":
+			t.sources = append(t.sources, &authSource{authAsker: netrcFile(env.NETRC)})
 		case words[0] == "git":
 			if len(words) != 2 || !filepath.IsAbs(words[1]) {
-				return nil, fmt.Errorf("%s: %q: want git and one absolute directory", env.cite("GOAUTH"), item)
+				return refuse("is git; want one absolute directory after it, in which git is run")
 			}
-			sources = append(sources, &gitAuth{dir: words[1]})
+			t.sources = append(t.sources, &authSource{authAsker: &gitAuth{dir: words[1]}, byHost: true})
 		default:
-			sources = append(sources, &commandAuth{words: words})
+			t.sources = append(t.sources, &authSource{authAsker: commandAuth(words)})
 		}
 	}
-	if sources == nil {
-		return client, nil
-	}
 	c := *client
-	if c.Transport == nil {
-		c.Transport = http.DefaultTransport
+	if t.RoundTripper = c.Transport; c.Transport == nil {
+		t.RoundTripper = http.DefaultTransport
 	}
-	c.Transport = &authTransport{c.Transport, sources}
+	c.Transport = t
 	return &c, nil
 }
 
-// RoundTrip sends the request with what is known for its URL. After a refusal it asks the sources again, and the server once
-// more if they have an answer: a 404 counts as a refusal too, because that is how many servers hide what is private.
+// RoundTrip sends the request with what is known for its URL. After a refusal it asks the sources, and the server once more
+// if that brought something new. A 404 is a refusal too, because that is how many servers hide what is private.
+//
+// A source that fails is no reason not to ask the server; but what the server then refuses is not absent.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" || req.Header.Get("Authorization") != "" {
+	if req.URL.Scheme != "https" || req.Header.Get("Authorization") != "" || !atFirstOrigin(req) {
 		return t.RoundTripper.RoundTrip(req)
 	}
-	resp, err := t.send(req)
-	if err != nil || resp.StatusCode < 400 || resp.StatusCode >= 500 {
-		return resp, err
-	}
+	ctx := req.Context()
 	for _, s := range t.sources {
-		again, err := s.refresh(req.Context(), req.URL, resp)
-		if err != nil {
-			resp.Body.Close()
+		if err := s.begin(ctx); err != nil {
 			return nil, err
 		}
-		if again {
-			resp.Body.Close()
-			return t.send(req)
+	}
+	used := t.find(req.URL)
+	resp, err := t.send(req, used)
+	if err != nil || !refused(resp) {
+		return resp, err
+	}
+	var failures []error
+	if now := t.find(req.URL); now.header == nil || now.same(used) { // else another request has asked meanwhile
+		for _, s := range t.sources {
+			if err := s.refresh(ctx, req.URL, resp); err != nil {
+				failures = append(failures, err)
+			}
 		}
+	}
+	if ctx.Err() != nil {
+		resp.Body.Close()
+		return nil, context.Cause(ctx)
+	}
+	if now := t.find(req.URL); now.header != nil && !now.same(used) {
+		io.CopyN(io.Discard, resp.Body, maxDetail) // a body read to its end leaves the connection usable
+		resp.Body.Close()
+		resp, err = t.send(req, now)
+		if err != nil || !refused(resp) {
+			return resp, err
+		}
+	}
+	if failures != nil {
+		resp.Body.Close()
+		return nil, failf(ErrForbidden, "%d %s; credentials may be missing: %v",
+			resp.StatusCode, http.StatusText(resp.StatusCode), errors.Join(failures...))
 	}
 	return resp, nil
 }
 
-func (t *authTransport) send(req *http.Request) (*http.Response, error) {
-	for _, s := range t.sources {
-		h, err := s.header(req.Context(), req.URL)
-		if err != nil {
-			return nil, err
-		}
-		if h != nil {
-			req = req.Clone(req.Context())
-			maps.Copy(req.Header, h)
-			break
-		}
-	}
-	return t.RoundTripper.RoundTrip(req)
-}
-
-// forURL finds the entry for the longest prefix of u, in whole path elements, among keys of host and path.
-func forURL(known map[string]http.Header, u *url.URL) http.Header {
-	for key := path.Join(u.Host, u.Path); ; key = path.Dir(key) {
-		if h, ok := known[key]; ok {
-			return h
-		}
-		if !strings.Contains(key, "/") {
-			return nil
-		}
+// refused reports whether credentials could have led to another answer. 408 and 429 are about time.
+func refused(resp *http.Response) bool {
+	switch code := resp.StatusCode; code {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= 400 && code < 500
 	}
 }
 
-func basicAuth(user, password string) http.Header {
-	r := http.Request{Header: make(http.Header)}
-	r.SetBasicAuth(user, password)
-	return r.Header
+// A credential is what a source knows for a URL; the zero value is nothing.
+type credential struct {
+	source *authSource
+	prefix string
+	header http.Header
 }
 
-// netrc holds the machines of a netrc file.
-type netrc struct {
-	file string // "" is the user's
-
-	once  sync.Once
-	known map[string]http.Header
-	err   error
-}
-
-func (n *netrc) header(_ context.Context, u *url.URL) (http.Header, error) {
-	n.once.Do(func() {
-		name := n.file
-		if name == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return // no home, no file
-			}
-			name = filepath.Join(home, ".netrc")
-			if runtime.GOOS == "windows" && !exists(name) {
-				name = filepath.Join(home, "_netrc")
-			}
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				n.err = failf(ErrForbidden, "reading credentials: %v", err)
-			}
-			return
-		}
-		defer f.Close()
-		data, err := io.ReadAll(io.LimitReader(f, maxAuth))
-		if err != nil {
-			n.err = failf(ErrForbidden, "reading credentials: %v", err)
-		}
-		n.known = parseNetrc(string(data))
+func (c credential) same(d credential) bool {
+	return c.source == d.source && maps.EqualFunc(c.header, d.header, func(a, b []string) bool {
+		return strings.Join(a, "\n") == strings.Join(b, "\n")
 	})
-	return n.known[u.Host], n.err
 }
 
-func (n *netrc) refresh(context.Context, *url.URL, *http.Response) (bool, error) { return false, nil }
-
-// parseNetrc reads machine, login and password tokens. The first complete entry for a machine counts; default entries,
-// which would send a password to anybody, and macros are passed over.
-func parseNetrc(data string) map[string]http.Header {
-	known := make(map[string]http.Header)
-	var machine, login, password string
-	macro := false
-	for line := range strings.Lines(data) {
-		if macro {
-			macro = strings.TrimSpace(line) != "" // a macro ends with an empty line
-			continue
-		}
-		f := strings.Fields(line)
-		for i := 0; i < len(f); i += 2 {
-			if f[i] == "default" {
-				machine = ""
-				i-- // it has no value
-				continue
-			}
-			if i+1 == len(f) {
-				break
-			}
-			switch f[i] {
-			case "machine":
-				machine, login, password = f[i+1], "", ""
-			case "login":
-				login = f[i+1]
-			case "password":
-				password = f[i+1]
-			case "macdef":
-				macro = true
-			}
-			if machine != "" && login != "" && password != "" {
-				if _, ok := known[machine]; !ok {
-					known[machine] = basicAuth(login, password)
-				}
-				machine = ""
+// find looks for the longest prefix of u, in whole path elements. Of sources that know the same prefix the first counts.
+func (t *authTransport) find(u *url.URL) credential {
+	for prefix := path.Join(u.Host, u.Path); ; prefix = path.Dir(prefix) {
+		for _, s := range t.sources {
+			s.mu.Lock()
+			header := s.known[prefix]
+			s.mu.Unlock()
+			if header != nil {
+				return credential{s, prefix, header}
 			}
 		}
-	}
-	return known
-}
-
-// gitAuth asks git's credential helpers, but only for a host that has refused a request.
-type gitAuth struct {
-	dir string
-
-	mu    sync.Mutex // guards the following; held while git runs, so that a person is asked once
-	asked map[string]bool
-	known map[string]http.Header
-}
-
-func (g *gitAuth) header(_ context.Context, u *url.URL) (http.Header, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.known[u.Host], nil
-}
-
-func (g *gitAuth) refresh(ctx context.Context, u *url.URL, _ *http.Response) (bool, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.asked[u.Host] {
-		return false, nil
-	}
-	if g.asked == nil {
-		g.asked, g.known = make(map[string]bool), make(map[string]http.Header)
-	}
-	g.asked[u.Host] = true
-	out, err := runAuth(ctx, g.dir, fmt.Sprintf("protocol=https\nhost=%s\npath=%s\n\n", u.Host, strings.TrimPrefix(u.Path, "/")),
-		"git", "credential", "fill")
-	if err != nil {
-		return false, nil // git knows nothing: the server's refusal says more
-	}
-	values := make(map[string]string)
-	for line := range strings.Lines(out) {
-		key, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), "=")
-		values[key] = value
-	}
-	if values["username"] == "" || values["password"] == "" {
-		return false, nil
-	}
-	g.known[u.Host] = basicAuth(values["username"], values["password"])
-	return true, nil
-}
-
-// commandAuth runs a program that prints headers for URLs.
-type commandAuth struct {
-	words []string
-
-	mu    sync.Mutex // guards the following; held while the command runs
-	begun bool
-	asked map[string]bool // by URL
-	known map[string]http.Header
-}
-
-func (c *commandAuth) header(ctx context.Context, u *url.URL) (http.Header, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.begun {
-		known, err := c.run(ctx, "")
-		if err != nil {
-			return nil, err
-		}
-		c.begun, c.known, c.asked = true, known, make(map[string]bool)
-	}
-	return forURL(c.known, u), nil
-}
-
-func (c *commandAuth) refresh(ctx context.Context, u *url.URL, refusal *http.Response) (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asked[u.String()] {
-		return false, nil
-	}
-	c.asked[u.String()] = true
-	head, err := httputil.DumpResponse(refusal, false)
-	if err != nil {
-		return false, err
-	}
-	before := forURL(c.known, u)
-	known, err := c.run(ctx, string(head), u.String())
-	if err != nil {
-		return false, err
-	}
-	maps.Copy(c.known, known)
-	after := forURL(c.known, u)
-	return after != nil && !maps.EqualFunc(before, after, func(a, b []string) bool { return strings.Join(a, "\n") == strings.Join(b, "\n") }), nil
-}
-
-// run runs the command and reads groups of URLs and headers, each ended by an empty line.
-func (c *commandAuth) run(ctx context.Context, stdin string, args ...string) (map[string]http.Header, error) {
-	out, err := runAuth(ctx, "", stdin, c.words[0], append(c.words[1:len(c.words):len(c.words)], args...)...)
-	if err != nil {
-		return nil, failf(ErrForbidden, "the GOAUTH command %s failed: %v", c.words[0], err)
-	}
-	known := make(map[string]http.Header)
-	r := textproto.NewReader(bufio.NewReader(strings.NewReader(out)))
-	for {
-		var keys []string
-		line, err := r.ReadLine()
-		if err == io.EOF {
-			return known, nil
-		}
-		for ; err == nil && line != ""; line, err = r.ReadLine() {
-			u, urlErr := url.Parse(line)
-			if urlErr != nil || u.Scheme != "https" || u.Host == "" {
-				return nil, failf(ErrForbidden, "the GOAUTH command %s printed a line that is no https URL where one should be", c.words[0])
-			}
-			keys = append(keys, path.Join(u.Host, u.Path))
-		}
-		header, headerErr := r.ReadMIMEHeader()
-		if err != nil || headerErr != nil && headerErr != io.EOF {
-			return nil, failf(ErrForbidden, "the GOAUTH command %s printed no headers, or malformed ones, after its URLs", c.words[0])
-		}
-		for _, key := range keys {
-			known[key] = http.Header(header)
+		if !strings.Contains(prefix, "/") {
+			return credential{}
 		}
 	}
 }
 
-// runAuth runs a program that knows secrets. Its output is in no error.
-func runAuth(ctx context.Context, dir, stdin, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
-	cmd.Stdin = strings.NewReader(stdin)
-	cmd.WaitDelay = time.Second
-	var out limitedBuffer
-	cmd.Stdout = &out
-	if err := cmd.Run(); err != nil {
-		return "", err
+// send sends a request with c, and tells git what became of it.
+func (t *authTransport) send(req *http.Request, c credential) (*http.Response, error) {
+	if c.header == nil {
+		return t.RoundTripper.RoundTrip(req)
 	}
-	return out.String(), nil
+	req = req.Clone(req.Context())
+	for name, values := range c.header {
+		req.Header[name] = append(req.Header[name], values...)
+	}
+	resp, err := t.RoundTripper.RoundTrip(req)
+	if g, ok := c.source.authAsker.(*gitAuth); ok && err == nil {
+		switch {
+		case resp.StatusCode < 300:
+			g.settle(req.Context(), req.URL.Host, c.header, "approve")
+		case resp.StatusCode == http.StatusUnauthorized:
+			c.source.forget(c)
+			g.settle(req.Context(), req.URL.Host, c.header, "reject")
+		}
+	}
+	return resp, err
+}
+
+// begin asks for what is known without a URL, once. A failure is not told here: it matters to who is refused, and then the
+// source is asked again.
+func (s *authSource) begin(ctx context.Context) error {
+	s.mu.Lock()
+	begun := s.begun
+	s.mu.Unlock()
+	if begun {
+		return nil
+	}
+	s.questions.Do(ctx, "", func(ctx context.Context) (v struct{}, _ error) {
+		s.mu.Lock()
+		begun := s.begun // by a call that ended a moment ago
+		s.mu.Unlock()
+		if begun {
+			return v, nil
+		}
+		found, _ := s.ask(ctx, nil, nil)
+		s.learn(found)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.begun = ctx.Err() == nil
+		return v, nil
+	})
+	return context.Cause(ctx)
+}
+
+// refresh asks about a refused URL, without its query, which may be a secret and would be seen in a list of processes.
+func (s *authSource) refresh(ctx context.Context, u *url.URL, refusal *http.Response) error {
+	u = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	key := u.String()
+	if s.byHost {
+		key = u.Host
+	}
+	_, err := s.questions.Do(ctx, key, func(ctx context.Context) (v struct{}, _ error) {
+		found, err := s.ask(ctx, u, refusal)
+		s.learn(found)
+		return v, err
+	})
+	return err
+}
+
+// learn keeps what a source has found; an empty header takes back what it has found before.
+func (s *authSource) learn(found map[string]http.Header) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil {
+		s.known = make(map[string]http.Header)
+	}
+	for prefix, header := range found {
+		if s.known[prefix] = header; len(header) == 0 {
+			delete(s.known, prefix)
+		}
+	}
+}
+
+// forget drops c, unless something else is known by now.
+func (s *authSource) forget(c credential) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.same(credential{s, c.prefix, s.known[c.prefix]}) {
+		delete(s.known, c.prefix)
+	}
 }

@@ -18,7 +18,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-retryablehttp"
 )
 
@@ -73,19 +72,17 @@ type httpMirror struct {
 // are sent as basic authentication, to that origin only; its query is repeated on every request.
 //
 // The client is copied, and its CheckRedirect replaced: at most 5 redirects, never from https to http, credentials and
-// Referer never to another origin. It must not have a Timeout, which would cut off large zips; nil means a client that
-// honours HTTPS_PROXY and NO_PROXY.
+// Referer never to another origin. Its transport should bound response headers as ours does, to 64 KiB. It must not have a Timeout, which would cut off large zips; nil means a client that
+// honours HTTPS_PROXY and NO_PROXY, and that a mirror at a public address cannot redirect to a loopback, link-local or
+// private one. A client that is given dials by its own transport: that check, and whom a client certificate is shown to,
+// are up to it.
 func HTTPMirror(base string, client *http.Client) (Mirror, error) {
 	u, err := url.Parse(base)
 	if err != nil {
-		var parse *url.Error
-		if errors.As(err, &parse) {
-			err = parse.Err // the URL itself may hold a password
-		}
-		return nil, fmt.Errorf("malformed mirror URL: %w", err)
+		return nil, fmt.Errorf("malformed mirror URL %s", withoutSecrets(base)) // err may quote a password
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("mirror %s: want an http or https URL with a host, such as https://goproxy.cn", redact(u))
+		return nil, fmt.Errorf("mirror %s: want an http or https URL with a host, such as https://goproxy.cn", withoutSecrets(base))
 	}
 	if u.User != nil && u.Scheme != "https" {
 		return nil, fmt.Errorf("mirror %s: its user name and password would cross the network in the clear; use https", redact(u))
@@ -113,51 +110,6 @@ func HTTPMirror(base string, client *http.Client) (Mirror, error) {
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	return m, nil
-}
-
-// newHTTPClient returns a client made for hundreds of small requests to few hosts.
-func newHTTPClient() *http.Client {
-	t := cleanhttp.DefaultPooledTransport()
-	t.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
-	t.MaxIdleConnsPerHost = t.MaxIdleConns
-	t.MaxResponseHeaderBytes = maxHeader
-	return &http.Client{Transport: t}
-}
-
-// guardClient copies a client and makes it follow redirects by our rules.
-func guardClient(client *http.Client) (*http.Client, error) {
-	if client.Timeout != 0 {
-		return nil, fmt.Errorf("the http.Client has a Timeout of %s over the whole exchange, which would cut off large zips; "+
-			"leave it zero, stalled transfers are ended anyway", client.Timeout)
-	}
-	c := *client
-	transport := c.Transport
-	if transport == nil {
-		transport = http.DefaultTransport
-	}
-	c.Transport = keepIdle{transport}
-	c.CheckRedirect = checkRedirect
-	return &c, nil
-}
-
-// keepIdle hides a transport's CloseIdleConnections: go-retryablehttp calls it on every failed request, and one 404
-// must not cost the connections that other requests would use next.
-type keepIdle struct{ http.RoundTripper }
-
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	origin := via[0].URL
-	switch {
-	case len(via) > maxRedirects:
-		return failf(ErrCorrupt, "more than %d redirects", maxRedirects)
-	case via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https":
-		return failf(ErrSecurity, "refused a redirect from https to %s", redact(req.URL))
-	}
-	req.Header.Del("Referer")
-	if req.URL.Scheme != origin.Scheme || req.URL.Host != origin.Host {
-		req.Header.Del("Authorization")
-		req.Header.Del("Cookie")
-	}
-	return nil
 }
 
 func (m *httpMirror) String() string { return m.name }
@@ -268,7 +220,8 @@ func worthRetrying(ctx context.Context, resp *http.Response, err error) (bool, e
 	}
 	if err != nil {
 		var dns *net.DNSError
-		return KindOf(err) == Transient && !(errors.As(err, &dns) && dns.IsNotFound), nil
+		kind := KindOf(err) // Canceled is a dial's own deadline here
+		return (kind == Transient || kind == Canceled) && !(errors.As(err, &dns) && dns.IsNotFound), nil
 	}
 	return resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout, nil
 }
@@ -316,7 +269,7 @@ func (m *fsMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		f.Close()
 		return nil, err
 	}
-	out := &Response{Body: f, Size: info.Size()}
+	out := &Response{Body: fsBody{f, ctx}, Size: info.Size()}
 	if s, ok := f.(io.Seeker); ok && r.Offset > 0 {
 		if _, err := s.Seek(r.Offset, io.SeekStart); err != nil {
 			f.Close()
@@ -325,6 +278,19 @@ func (m *fsMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		out.Offset = r.Offset
 	}
 	return out, nil
+}
+
+// An fsBody is a file that cannot be read after ctx has ended.
+type fsBody struct {
+	fs.File
+	ctx context.Context
+}
+
+func (b fsBody) Read(p []byte) (int, error) {
+	if err := context.Cause(b.ctx); err != nil {
+		return 0, err
+	}
+	return b.File.Read(p)
 }
 
 // fileMirror serves the directory of a file:// URL.
