@@ -1,12 +1,8 @@
 package modfetch
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -16,11 +12,15 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// An Info is what a mirror says of a version. Version is canonical and fits the path; no hash covers the rest.
+// An Info is what a mirror says of a version. Version is canonical and fits the path; no hash covers Time and Origin.
 type Info struct {
 	Version string    // canonical
 	Time    time.Time // of the commit; zero if the mirror does not say
 	Origin  *Origin   `json:",omitempty"` // nil if the mirror does not say
+
+	// Deprecated is the author's notice in the newest version's verified go.mod file. Only a query that chooses from the
+	// list reads that file; for others Deprecated is "", which says nothing.
+	Deprecated string `json:"-"`
 }
 
 // An Origin says where a version was found, in the words of the .info files of the GOPROXY protocol.
@@ -35,282 +35,311 @@ type Origin struct {
 	RepoSum   string `json:",omitempty"`
 }
 
-const (
-	maxInfo = 1 << 20  // bytes
-	maxList = 16 << 20 // bytes
-)
-
-// Info resolves a query to a version: an exact version, or "latest". That is the highest release, else the highest
-// pre-release, else the newest pseudo-version that the mirror knows; retracted versions are passed over.
+// Info resolves a query to a version, as the go command does:
 //
-// A mirror may answer with an old version, but not with a false one: the go.mod file of what it names is verified.
+//   - v1.2.3, an exact version, for which nothing but its .info file is read
+//   - v1 or v1.2, the highest version that starts so
+//   - <v1.2.3 or <=v1.2.3, the highest version there; >v1.2.3 or >=v1.2.3, the lowest
+//   - latest or upgrade, the highest version, else the newest pseudo-version that the mirror knows
+//   - the name of a branch or tag without a slash, or a commit hash
+//
+// Where there is a choice, releases come before pre-releases, and retracted versions are passed over; if nothing is left,
+// the error is a [NoMatchError]. An error is fs.ErrNotExist only if the mirrors say so of the list, of the revision, or of
+// the exact version. A malformed query is refused before any request.
+//
+// A mirror may answer with an old version, but not with a false one: what it names fits the path, and its go.mod file is
+// verified. The answer to a revision may change at any time and is never cached under the revision's name.
 func (f *Fetcher) Info(ctx context.Context, path, query string) (Info, error) {
-	if err := module.CheckPath(path); err != nil {
-		return Info{}, fmt.Errorf("%w: want a path such as example.com/m", err)
-	}
-	m := module.Version{Path: path, Version: query}
-	switch {
-	case query == "latest" || query == "upgrade":
-		v, err := f.latest(ctx, path)
-		if err != nil {
-			return Info{}, err
-		}
-		m.Version = v
-	case module.CanonicalVersion(query) != query || query == "":
-		return Info{}, fmt.Errorf("cannot resolve %s@%s: want an exact version such as v1.2.3, or latest", path, query)
-	}
-	if err := check(m); err != nil {
+	if err := checkPath(path); err != nil {
 		return Info{}, err
 	}
-	file, err := f.info(ctx, m)
-	return file.info, err
-}
-
-type infoFile struct {
-	info Info
-	data []byte // as the mirror sent it
-}
-
-// info fetches the .info file of an exact version.
-func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) {
-	return f.infos.Do(ctx, m, func(ctx context.Context) (infoFile, error) {
-		name := proxyPath(m, "info")
-		if data, err := f.stored(ctx, name, maxInfo); err == nil {
-			info, err := parseInfo(data, m)
-			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-			if err == nil {
-				return infoFile{info, data}, nil
-			}
-		}
-		var file infoFile
-		_, err := f.engine.fetch(ctx, f.routes.to(m.Path), want{
-			module: m, path: name, limit: maxInfo,
-			take: func(_ context.Context, _ Mirror, b *body) (err error) {
-				if file.data, err = b.all(); err != nil {
-					return err
-				}
-				file.info, err = parseInfo(file.data, m)
-				return err
-			},
-		})
-		if err != nil {
-			return infoFile{}, err
-		}
-		if f.mod != nil {
-			data, err := json.Marshal(forModCache(file.info))
-			if err != nil {
-				return infoFile{}, err
-			}
-			if err := f.mod.put(name, data); err != nil {
-				return infoFile{}, err
-			}
-		}
-		f.keep(ctx, name, bytes.NewReader(file.data))
-		return file, nil
-	})
-}
-
-// parseInfo reads the .info file of an exact version.
-func parseInfo(data []byte, m module.Version) (Info, error) {
-	var info Info
-	if err := json.Unmarshal(data, &info); err != nil {
-		return Info{}, failf(ErrCorrupt, "sent an .info file that is not JSON: %v", err)
+	q, err := parseQuery(path, query)
+	switch {
+	case err != nil:
+		return Info{}, err
+	case q.fits != nil:
+		return f.choose(ctx, q)
+	case canonical(path, query):
+		file, err := f.info(ctx, module.Version{Path: path, Version: query})
+		return file.info, err
 	}
-	if info.Version != m.Version {
-		return Info{}, failf(ErrCorrupt, "sent an .info file that names version %q", printable(info.Version))
-	}
-	return info, nil
-}
-
-// forModCache drops what the go command does not keep: what says which tags and branches led to the version.
-func forModCache(info Info) Info {
-	if info.Origin != nil {
-		o := *info.Origin
-		o.TagPrefix, o.TagSum, o.RepoSum = "", "", ""
-		if module.IsPseudoVersion(info.Version) {
-			o.Ref = ""
+	info, err := f.revision(ctx, path, query)
+	if v := module.CanonicalVersion(query); err != nil && v != "" && v != query {
+		// Versions that differ only in what follows the + are the same version.
+		if info, err := f.Info(ctx, path, v); err == nil || !absent(err) {
+			return info, err
 		}
-		info.Origin = &o
 	}
-	return info
+	return info, err
 }
 
-// Versions lists the versions of a module that a mirror knows, in ascending order, without pseudo-versions. No hash
-// covers a list: it may be incomplete or old.
-func (f *Fetcher) Versions(ctx context.Context, path string) ([]string, error) {
-	list, err := f.list(ctx, path)
-	return list.versions, err
+// canonical reports whether v is an exact version, in its one form, of a module with a valid path.
+func canonical(path, v string) bool {
+	return v != "" && module.CanonicalVersion(v) == v && module.Check(path, v) == nil
 }
 
-// A versionList is a mirror's list: tagged versions in ascending order, and the newest pseudo-version among its lines.
-type versionList struct {
-	versions []string
-	pseudo   string
-}
-
-func (f *Fetcher) list(ctx context.Context, path string) (versionList, error) {
+// checkPath refuses a module path before any request is made for it.
+func checkPath(path string) error {
 	if err := module.CheckPath(path); err != nil {
-		return versionList{}, fmt.Errorf("%w: want a path such as example.com/m", err)
+		return fmt.Errorf("%w: want a path such as example.com/m", err)
 	}
-	escaped, _ := module.EscapePath(path) // a checked path can be escaped
-	var list versionList
-	_, err := f.engine.fetch(ctx, f.routes.to(path), want{
-		module: module.Version{Path: path}, path: escaped + "/@v/list", limit: maxList,
-		take: func(_ context.Context, _ Mirror, b *body) error {
-			data, err := b.all()
-			if err != nil {
-				return err
-			}
-			list, err = parseList(data, path)
-			return err
-		},
-	})
-	return list, err
+	return nil
 }
 
-// parseList reads a version list: a version and maybe a time on each line. A list of which nothing can be read is a
-// failure, not a module without versions.
-func parseList(data []byte, path string) (versionList, error) {
+// A query chooses one version of a list.
+type query struct {
+	path, text string
+	base       string              // the version in the text; "" for latest
+	fits       func(v string) bool // nil if the text is not for a list, but an exact version or a revision
+	lowest     bool                // choose the lowest, not the highest
+	legacy     bool                // +incompatible versions count like others, because the text asks for their major version
+}
+
+// parseQuery reads a query, and refuses what cannot be asked of a mirror.
+func parseQuery(path, text string) (query, error) {
+	const want = "want an exact version such as v1.2.3, or latest, a prefix such as v1.2, a range such as <v1.2.3, or the name of a branch, tag or commit"
+	refuse := func(format string, args ...any) (query, error) {
+		return query{}, fmt.Errorf("cannot resolve %s@%s: "+format, append([]any{path, printable(text)}, args...)...)
+	}
 	_, major, _ := module.SplitPathVersion(path)
-	var list versionList
-	var pseudoTime time.Time
-	lines, valid := 0, 0
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) == 0 {
-			continue
+	q := query{path: path, text: text}
+	switch {
+	case text == "":
+		return refuse("the query is empty; %s", want)
+	case text == "latest" || text == "upgrade":
+		q.fits = func(string) bool { return true }
+		return q, nil
+	case text == "patch":
+		return refuse("patch is relative to a version in use, and none is known here; %s", want)
+	case text == "none":
+		return refuse("none removes a requirement and names no version; %s", want)
+	case text[0] == '<' || text[0] == '>':
+		op := text[:len(text)-len(strings.TrimPrefix(text[1:], "="))]
+		q.base, q.lowest = text[len(op):], op[0] == '>'
+		if !semver.IsValid(q.base) {
+			return refuse("%q is not a version; want one range such as <v1.2.3 or >=v1.2.3", printable(q.base))
 		}
-		lines++
-		v := fields[0]
-		if module.CanonicalVersion(v) != v || module.CheckPathMajor(v, major) != nil {
-			continue
+		if short(q.base) && (op == "<=" || op == ">") {
+			return refuse("%s stands for many versions, so it is not clear where this range ends; want a full version such as %s%s",
+				q.base, op, semver.Canonical(q.base))
 		}
-		valid++
-		if !module.IsPseudoVersion(v) {
-			list.versions = append(list.versions, v)
-			continue
+		q.fits = func(v string) bool {
+			c := semver.Compare(v, q.base)
+			return c < 0 && op[0] == '<' || c > 0 && op[0] == '>' || c == 0 && len(op) == 2
 		}
-		t, err := module.PseudoVersionTime(v)
-		if len(fields) > 1 {
-			if stated, timeErr := time.Parse(time.RFC3339, fields[1]); timeErr == nil {
-				t, err = stated, nil
-			}
+	case short(text):
+		// A pre-release of v1.2.0 is older than anything called v1.2.
+		q.base = text
+		q.fits = func(v string) bool { return strings.HasPrefix(v, text+".") && semver.Compare(v, text) >= 0 }
+	case semver.IsValid(text) && major != "": // without a suffix, a mirror may know a v2.0.0 as v2.0.0+incompatible
+		return q, check(module.Version{Path: path, Version: module.CanonicalVersion(text)})
+	case strings.Contains(text, "/"):
+		return refuse("a mirror cannot be asked for a name with a slash, only for the hash of its commit; %s", want)
+	default:
+		if _, err := module.EscapeVersion(text); err != nil || text[0] == '-' {
+			return refuse("this is no name that a mirror can be asked for; %s", want)
 		}
-		if err == nil && (list.pseudo == "" || t.After(pseudoTime)) {
-			list.pseudo, pseudoTime = v, t
-		}
+		return q, nil
 	}
-	if lines > 0 && valid == 0 {
-		return list, failf(ErrCorrupt, "sent a version list without one version that fits %s", path)
-	}
-	semver.Sort(list.versions)
-	list.versions = slices.Compact(list.versions)
-	return list, nil
+	q.legacy = module.CheckPathMajor(q.base, major) != nil
+	return q, nil
 }
 
-// latest resolves the query of that name.
-func (f *Fetcher) latest(ctx context.Context, path string) (string, error) {
-	list, err := f.list(ctx, path)
-	if err != nil {
-		return "", err
-	}
-	candidates, err := f.candidates(ctx, path, list.versions)
-	if err != nil {
-		return "", err
-	}
-	if len(candidates) > 0 {
-		return candidates[0], nil
-	}
-	v, err := f.askLatest(ctx, path)
-	if errors.Is(err, fs.ErrNotExist) && list.pseudo != "" {
-		v, err = list.pseudo, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	_, err = f.GoMod(ctx, module.Version{Path: path, Version: v})
-	return v, err
+// short reports whether v is a version such as v1 or v1.2, which stands for all that start so.
+func short(v string) bool { return semver.IsValid(v) && strings.Count(v, ".") < 2 }
+
+// A NoMatchError says that a module exists, but that no version in a mirror's list answers a query. It is not
+// fs.ErrNotExist: nobody vouches for a list, and another mirror may know more.
+type NoMatchError struct {
+	Path, Query string
+	Near        []string // versions around the one that the query names
+	Retracted   []string // versions that match, but were retracted by the author
 }
 
-// candidates orders versions by preference and leaves out those that the newest one's go.mod file retracts.
-func (f *Fetcher) candidates(ctx context.Context, path string, versions []string) ([]string, error) {
-	if len(versions) == 0 {
-		return nil, nil
+func (e *NoMatchError) Error() string {
+	s := fmt.Sprintf("no version of %s matches %s", e.Path, e.Query)
+	switch {
+	case len(e.Retracted) > 0:
+		return s + " but retracted ones, which can be asked for by name: " + strings.Join(e.Retracted, ", ")
+	case len(e.Near) > 0:
+		return s + "; near it are " + strings.Join(e.Near, ", ")
 	}
-	ordered := preferred(versions)
-	newest, err := f.goModOf(ctx, path, ordered[0])
+	return s + "; the mirror knows the module, but lists no version of it"
+}
+
+const maxNear = 5 // versions named in a NoMatchError
+
+func (q query) noMatch(versions, retracted []string) error {
+	e := &NoMatchError{Path: q.path, Query: q.text, Retracted: retracted[max(0, len(retracted)-maxNear):]}
+	if q.base != "" {
+		i, _ := slices.BinarySearchFunc(versions, q.base, semver.Compare)
+		e.Near = versions[max(0, i-(maxNear+1)/2):min(len(versions), i+maxNear/2)]
+	}
+	return e
+}
+
+// choose resolves a query that is answered from the list.
+func (f *Fetcher) choose(ctx context.Context, q query) (Info, error) {
+	list, err := f.list(ctx, q.path)
 	if err != nil {
-		return nil, err
+		return Info{}, err
 	}
-	if strings.HasSuffix(ordered[0], "+incompatible") {
-		// A path that has moved to go.mod files has left its old major versions behind.
-		compatible := slices.DeleteFunc(slices.Clone(ordered), func(v string) bool { return strings.HasSuffix(v, "+incompatible") })
-		if len(compatible) > 0 {
-			file, err := f.goModOf(ctx, path, compatible[0])
-			if err != nil {
-				return nil, err
-			}
-			if file.Go != nil || len(file.Require) > 0 {
-				ordered, newest = compatible, file
-			}
-		}
+	fitting := slices.DeleteFunc(slices.Clone(list.versions), func(v string) bool { return !q.fits(v) })
+	if len(fitting) == 0 && q.base != "" {
+		return Info{}, q.noMatch(list.versions, nil)
 	}
-	kept := slices.DeleteFunc(ordered, func(v string) bool {
-		return slices.ContainsFunc(newest.Retract, func(r *modfile.Retract) bool {
+	newest, err := f.pick(ctx, query{path: q.path}, list.versions)
+	if err == nil && newest == "" {
+		newest, err = f.untagged(ctx, list, q.path)
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	if newest == "" {
+		return Info{}, q.noMatch(nil, nil)
+	}
+	file, err := f.newestGoMod(ctx, q.path, newest)
+	if err != nil {
+		return Info{}, err
+	}
+	retracted := func(v string) bool {
+		return slices.ContainsFunc(file.Retract, func(r *modfile.Retract) bool {
 			return semver.Compare(r.Low, v) <= 0 && semver.Compare(v, r.High) <= 0
 		})
-	})
-	if len(kept) == 0 {
-		return nil, nil
 	}
-	_, err = f.goModOf(ctx, path, kept[0])
-	return kept, err
+	v, err := f.pick(ctx, q, slices.DeleteFunc(slices.Clone(fitting), retracted))
+	if err == nil && v == "" && q.base == "" {
+		if v = newest; len(list.versions) > 0 {
+			v, err = f.untagged(ctx, list, q.path)
+		}
+		if v != "" && retracted(v) {
+			if len(fitting) == 0 {
+				fitting = []string{v}
+			}
+			v = ""
+		}
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	if v == "" {
+		return Info{}, q.noMatch(nil, fitting)
+	}
+	m := module.Version{Path: q.path, Version: v}
+	if v != newest { // whose go.mod file has been verified above
+		if _, err := f.GoMod(ctx, m); err != nil {
+			return Info{}, contradicts(err, m)
+		}
+	}
+	info, err := f.info(ctx, m)
+	if err != nil {
+		return Info{}, contradicts(err, m)
+	}
+	if file.Module != nil {
+		info.info.Deprecated = file.Module.Deprecated
+	}
+	return info.info, nil
 }
 
-// preferred orders versions from the highest release to the lowest pre-release.
-func preferred(versions []string) []string {
-	ordered := slices.Clone(versions)
-	slices.Reverse(ordered)
-	slices.SortStableFunc(ordered, func(a, b string) int {
-		pre := func(v string) int { return min(len(semver.Prerelease(v)), 1) }
-		return pre(a) - pre(b)
-	})
-	return ordered
+// pick returns the version that q prefers among versions in ascending order, or "".
+func (f *Fetcher) pick(ctx context.Context, q query, versions []string) (string, error) {
+	first := slices.IndexFunc(versions, func(v string) bool { return strings.HasSuffix(v, "+incompatible") })
+	if !q.legacy && first > 0 {
+		m := module.Version{Path: q.path, Version: versions[first-1]}
+		data, err := f.GoMod(ctx, m)
+		if err != nil {
+			return "", contradicts(err, m)
+		}
+		// A module with a go.mod file of its own, not one made up for it, has left its +incompatible versions behind.
+		if string(data) != "module "+modfile.AutoQuote(q.path)+"\n" {
+			versions = versions[:first]
+		}
+	}
+	releases := slices.DeleteFunc(slices.Clone(versions), func(v string) bool { return semver.Prerelease(v) != "" })
+	if len(releases) > 0 {
+		versions = releases
+	}
+	switch {
+	case len(versions) == 0:
+		return "", nil
+	case q.lowest:
+		return versions[0], nil
+	}
+	return versions[len(versions)-1], nil
 }
 
-// goModOf returns a version's verified go.mod file, parsed as that of a dependency.
-func (f *Fetcher) goModOf(ctx context.Context, path, version string) (*modfile.File, error) {
+// newestGoMod returns the verified go.mod file that speaks for all versions of a module. One that cannot be parsed is the
+// author's mistake; it retracts nothing.
+func (f *Fetcher) newestGoMod(ctx context.Context, path, version string) (*modfile.File, error) {
 	m := module.Version{Path: path, Version: version}
 	data, err := f.GoMod(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, contradicts(err, m)
 	}
 	file, err := modfile.ParseLax(m.String()+"/go.mod", data, nil)
 	if err != nil {
-		return nil, failf(ErrCorrupt, "malformed go.mod file: %v", err)
+		return new(modfile.File), nil
 	}
 	return file, nil
 }
 
-// askLatest asks for the version that a mirror itself takes for the latest.
-func (f *Fetcher) askLatest(ctx context.Context, path string) (string, error) {
+// untagged returns the version that a mirror itself takes for the latest, or else the newest pseudo-version in its list;
+// "" if there is neither.
+func (f *Fetcher) untagged(ctx context.Context, list versionList, path string) (string, error) {
 	escaped, _ := module.EscapePath(path)
+	info, err := f.ask(ctx, path, escaped+"/@latest", "")
+	if absent(err) {
+		return list.pseudo, nil
+	}
+	return info.Version, err
+}
+
+// revision resolves the name of a branch, tag or commit.
+func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) {
+	info, err := f.ask(ctx, path, proxyPath(module.Version{Path: path, Version: rev}, "info"), rev)
+	if err == nil {
+		m := module.Version{Path: path, Version: info.Version}
+		if _, err = f.GoMod(ctx, m); err != nil {
+			err = contradicts(err, m)
+		} else if f.mod != nil && !exists(f.mod.file(proxyPath(m, "info"))) {
+			err = f.putInfo(m, info)
+		}
+	}
+	switch {
+	case absent(err) && semver.IsValid(rev) && module.CheckPathMajor(rev, "") != nil:
+		return Info{}, fmt.Errorf("resolving %s@%s: %w\n\ta module with a go.mod file has its versions from v2 on under another path: %s/%s",
+			path, rev, err, path, semver.Major(rev))
+	case err != nil:
+		return Info{}, fmt.Errorf("resolving %s@%s: %w", path, printable(rev), err)
+	}
+	return info, nil
+}
+
+// ask asks mirrors, in the order they are listed, for an .info file that may name any version. Its answer is nobody else's
+// and is not kept: the next one may be another.
+func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error) {
 	var info Info
 	_, err := f.engine.fetch(ctx, f.routes.to(path), want{
-		module: module.Version{Path: path}, path: escaped + "/@latest", limit: maxInfo,
+		module: module.Version{Path: path}, path: name, limit: maxInfo,
 		take: func(_ context.Context, _ Mirror, b *body) error {
 			data, err := b.all()
 			if err != nil {
 				return err
 			}
-			if err := json.Unmarshal(data, &info); err != nil {
-				return failf(ErrCorrupt, "sent a latest version that is not JSON: %v", err)
-			}
-			if err := module.Check(path, info.Version); err != nil {
-				return failf(ErrCorrupt, "sent a latest version that does not fit: %v", err)
-			}
-			return nil
+			info, err = parseAnswer(data, path, rev)
+			return err
 		},
 	})
-	return info.Version, err
+	if err != nil {
+		return Info{}, err
+	}
+	return info, nil
+}
+
+// contradicts is the error where mirrors name a version of which they say that it does not exist. That is no absence.
+func contradicts(err error, m module.Version) error {
+	if !absent(err) {
+		return err
+	}
+	return &failure{ErrTransient, fmt.Sprintf("the mirrors name %s, but do not have it", m), err}
 }
