@@ -152,22 +152,16 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 	if retry {
 		wait = retryTimeout
 	}
-	watchdog := time.AfterFunc(wait, func() { cancel(failf(ErrTransient, "no answer within %s", wait)) })
-	defer watchdog.Stop()
-
 	start := time.Now()
+	silence := time.AfterFunc(wait, func() { cancel(failf(ErrTransient, "no answer within %s", wait)) })
+	defer silence.Stop()
 	info := AttemptInfo{Module: w.module, Path: w.path, Mirror: m.String(), Size: -1}
 	e.trace.attemptStarted(ctx, info)
-	b := &body{e: e, ctx: attempt, cancel: cancel, watchdog: watchdog, start: start, limit: w.limit, info: &info}
-	b.arrived = func() { // judging the bytes, and waiting for who vouches for them, is not the mirror's time
-		watchdog.Stop()
-		release()
-	}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
 			switch cause := context.Cause(attempt); {
 			case cause != nil && KindOf(err) != Corrupt:
-				err = cause // the watchdog's own words, not what the transport made of them
+				err = cause // our own words, not what the transport made of them
 			case KindOf(err) == Canceled:
 				err = &failure{ErrTransient, "timed out", err} // a dial's own deadline, not the caller's
 			}
@@ -184,7 +178,7 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 		return false, err
 	}
 	defer resp.Body.Close()
-	watchdog.Reset(stallTimeout)
+	silence.Stop()
 	info.Size = resp.Size
 	if resp.Offset != 0 {
 		return false, failf(ErrCorrupt, "sent the file from byte %d on", resp.Offset)
@@ -195,27 +189,33 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 	if strings.HasPrefix(resp.ContentType, "text/html") {
 		return false, errPage
 	}
-	b.r, b.size, b.etag = resp.Body, resp.Size, resp.ETag
+	stall := time.AfterFunc(stallTimeout, func() { cancel(failf(ErrTransient, "sent nothing for %s", stallTimeout)) })
+	defer stall.Stop()
+	b := &body{e: e, ctx: attempt, cancel: cancel, stall: stall, start: time.Now(), info: &info,
+		r: resp.Body, size: resp.Size, limit: w.limit}
+	b.arrived = func() { // judging the bytes, and waiting for who vouches for them, is not the mirror's time
+		stall.Stop()
+		release()
+	}
 	err = w.take(attempt, m, b)
 	return errors.Is(err, errCut) || context.Cause(attempt) != nil, err
 }
 
 // A body is what a mirror sends: bounded, and watched while it is read.
 type body struct {
-	e        *engine
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	watchdog *time.Timer
-	start    time.Time
-	told     time.Time // when Progress was last called
-	info     *AttemptInfo
-	arrived  func() // called at the end of the body
+	e       *engine
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	stall   *time.Timer
+	start   time.Time // of the body
+	told    time.Time // when Progress was last called
+	info    *AttemptInfo
+	arrived func() // called at the end of the body
 
 	r     io.Reader
 	size  int64 // -1 if unknown
 	limit int64
 	n     int64
-	etag  string
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -223,7 +223,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.n += int64(n)
 	b.info.Bytes = b.n
 	if n > 0 {
-		b.watchdog.Reset(stallTimeout)
+		b.stall.Reset(stallTimeout)
 	}
 	now := time.Now()
 	if elapsed := now.Sub(b.start); elapsed > rateGrace && b.n < int64(elapsed.Seconds()*minRate) {
@@ -237,10 +237,10 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case b.n > b.limit:
 		return n, failf(ErrCorrupt, "sent more than the %d bytes that are accepted", b.limit)
+	case err != nil && b.ctx.Err() != nil:
+		return n, context.Cause(b.ctx)
 	case err == io.EOF && b.size >= 0 && b.n < b.size, err != nil && err != io.EOF:
-		if b.ctx.Err() == nil {
-			return n, fmt.Errorf("%w after %d of %s", errCut, b.n, sizeText(b.size))
-		}
+		return n, fmt.Errorf("%w after %d of %s", errCut, b.n, sizeText(b.size))
 	case err == io.EOF:
 		b.arrived()
 	}

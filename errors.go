@@ -62,11 +62,26 @@ func (e *FetchError) Error() string {
 func (e *FetchError) Unwrap() error {
 	var worst error
 	for _, a := range e.Attempts {
-		if worst == nil || rank[a.Kind] >= rank[KindOf(worst)] {
+		if worst == nil || rank(a.Err) >= rank(worst) {
 			worst = a.Err
 		}
 	}
 	return worst
+}
+
+// Is makes the error one of the kind of its most telling attempt.
+func (e *FetchError) Is(target error) bool {
+	switch KindOf(e.Unwrap()) {
+	case Forbidden:
+		return target == ErrForbidden
+	case Transient:
+		return target == ErrTransient
+	case Corrupt:
+		return target == ErrCorrupt
+	case Security:
+		return target == ErrSecurity
+	}
+	return false // absence and cancellation are found by Unwrap
 }
 
 // A Kind sorts failures by what a caller can do about them.
@@ -81,8 +96,14 @@ const (
 	Canceled  Kind = "canceled"  // the caller went away
 )
 
-// rank orders kinds by how much they tell; of equal ones the later attempt is told.
-var rank = map[Kind]int{NotFound: 1, Transient: 2, Forbidden: 2, Corrupt: 3, Security: 4, Canceled: 5}
+// rank orders errors by how much they tell; of equal ones the later attempt is told. The end of a list tells little more
+// than an absence.
+func rank(err error) int {
+	if errors.Is(err, errOff) {
+		return 1
+	}
+	return map[Kind]int{NotFound: 0, Transient: 2, Forbidden: 2, Corrupt: 3, Security: 4, Canceled: 5}[KindOf(err)]
+}
 
 // Errors to test for with errors.Is. Absence is fs.ErrNotExist, cancellation is the context's error.
 var (
@@ -149,7 +170,7 @@ type StatusError struct {
 }
 
 func (e *StatusError) Error() string {
-	s := fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code))
+	s := strings.TrimSpace(fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code)))
 	if e.Detail != "" {
 		s += ": " + e.Detail
 	}

@@ -262,7 +262,7 @@ func (c *config) setSumDB(f *Fetcher, env GoEnv, client *http.Client) error {
 	}
 	db, err := newSumDB(setting, client)
 	if err != nil {
-		return fmt.Errorf("%s is %q: %w", source, withoutUser(setting), err)
+		return fmt.Errorf("%s is %q: %w", source, withoutSecrets(setting), err)
 	}
 	db.routes, db.engine = &f.routes, f.engine
 	f.db = db

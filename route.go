@@ -102,27 +102,30 @@ func parseMirror(item string, client *http.Client) (Mirror, error) {
 	}
 	u, err := url.Parse(item)
 	if err != nil {
-		return nil, fmt.Errorf("has a malformed URL for mirror %s", withoutUser(item))
+		return nil, fmt.Errorf("has a malformed URL for mirror %s", withoutSecrets(item))
 	}
 	switch u.Scheme {
 	case "http", "https":
 		return HTTPMirror(item, client)
 	case "file":
 		if u.Host != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path == "" {
-			return nil, fmt.Errorf("has %q: a file URL has a path and nothing else, such as file:///var/goproxy", withoutUser(item))
+			return nil, fmt.Errorf("has %q: a file URL has a path and nothing else, such as file:///var/goproxy", withoutSecrets(item))
 		}
 		return fileMirror(u), nil
 	}
-	return nil, fmt.Errorf("has %q: want an http, https or file URL, direct or off", withoutUser(item))
+	return nil, fmt.Errorf("has %q: want an http, https or file URL, direct or off", withoutSecrets(item))
 }
 
-// withoutUser takes credentials and query out of text that does not parse as a URL.
-func withoutUser(item string) string {
-	if scheme, rest, ok := strings.Cut(item, "://"); ok {
-		rest = rest[strings.LastIndexByte(rest, '@')+1:]
-		item = scheme + "://" + rest
-	}
+// withoutSecrets takes user name, password and query out of text that may be no URL: all up to the last @, and all from the
+// first question mark.
+func withoutSecrets(item string) string {
 	item, _, _ = strings.Cut(item, "?")
+	if at := strings.LastIndexByte(item, '@'); at >= 0 {
+		scheme, _, _ := strings.Cut(item, ":")
+		if item = item[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
+			item = scheme + "://" + item
+		}
+	}
 	return item
 }
 
@@ -132,5 +135,7 @@ type off struct{}
 func (off) String() string { return "off" }
 
 func (off) Fetch(context.Context, Request) (*Response, error) {
-	return nil, failf(ErrForbidden, "the mirror list ends in off: no further source may be asked")
+	return nil, errOff
 }
+
+var errOff = &failure{kind: ErrForbidden, msg: "the mirror list ends in off: no further source may be asked"}

@@ -89,7 +89,7 @@ func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 	}
 	verifier, err := note.NewVerifier(key)
 	if err != nil {
-		return nil, fmt.Errorf("%s is neither a database known by name (%s, %s) nor a verifier key: %w", printable(fields[0]), publicSumDB, chinaSumDB, err)
+		return nil, fmt.Errorf("%s is neither a database known by name (%s, %s) nor a verifier key: %w", withoutSecrets(printable(fields[0])), publicSumDB, chinaSumDB, err)
 	}
 	db := &sumDB{name: verifier.Name(), key: key, public: key == publicSumDBKey, verifier: verifier}
 	if host, err := HTTPMirror("https://"+db.name, client); err != nil || strings.ContainsAny(db.name, "?#@") {
