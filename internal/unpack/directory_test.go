@@ -1,0 +1,269 @@
+package unpack_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/modfetch/modfetch/internal/unpack"
+)
+
+// endOf returns the end record of a zip without a comment; writing to it changes the zip.
+func endOf(data []byte) []byte { return data[len(data)-22:] }
+
+// withComment returns a zip with a comment.
+func withComment(data []byte, comment string) []byte {
+	data = append(bytes.Clone(data), comment...)
+	binary.LittleEndian.PutUint16(data[len(data)-len(comment)-2:], uint16(len(comment)))
+	return data
+}
+
+// as64 returns a zip with zip64 records, which edit may change, and whose end record refers to them.
+func as64(data []byte, edit func(end64, locator, end []byte)) []byte {
+	end := bytes.Clone(endOf(data))
+	data = bytes.Clone(data[:len(data)-22])
+	end64, locator := end64Record(len(data), int(binary.LittleEndian.Uint16(end[10:])),
+		int(binary.LittleEndian.Uint32(end[12:])), int(binary.LittleEndian.Uint32(end[16:])))
+	binary.LittleEndian.PutUint16(end[8:], 0xffff)
+	binary.LittleEndian.PutUint16(end[10:], 0xffff)
+	binary.LittleEndian.PutUint32(end[12:], 0xffffffff)
+	binary.LittleEndian.PutUint32(end[16:], 0xffffffff)
+	if edit != nil {
+		edit(end64, locator, end)
+	}
+	return append(append(append(data, end64...), locator...), end...)
+}
+
+func TestEndRecord(t *testing.T) {
+	good := writeZip(t, entry{name: in + "go.mod", data: "module example.com/m\n"}, entry{name: in + "a/b.go", data: "package b\n"})
+	edit := func(at int, value ...byte) []byte {
+		data := bytes.Clone(good)
+		copy(endOf(data)[at:], value)
+		return data
+	}
+	put64 := binary.LittleEndian.PutUint64
+	for _, test := range []struct {
+		name string
+		data []byte
+		want string // in the error; "" if accepted
+	}{
+		{"honest", good, ""},
+		{"comment", withComment(good, "some comment"), ""},
+		{"longest comment", withComment(good, strings.Repeat("x", 65535)), ""},
+		{"a comment that looks like an end record", withComment(good, string(endRecord(1, 1, 1))), "malformed"}, // archive/zip takes the last one
+		{"a comment cut short", withComment(good, "some comment")[:len(good)+5], "does not fit"},
+		{"a comment that does not fit", edit(20, 1, 0), "does not fit"},
+		{"bytes behind the comment", append(withComment(good, "some"), "more"...), ""},
+		{"a longer tail than any comment", append(bytes.Clone(good), make([]byte, 65536)...), "not a zip file"},
+		{"prepended data", append([]byte("#!/bin/sh\nexit\n"), good...), ""},
+		{"count too low", edit(10, 1, 0), "malformed"},
+		{"count too high", edit(10, 3, 0), "malformed"},
+		{"count far too high", edit(10, 0xfe, 0xff), "malformed"},
+		{"directory too long for the file", edit(12, 0, 0, 0, 1), "malformed"},
+		{"directory too long for anyone", edit(12, 1, 0, 0, 2), "states a central directory of 33554433 bytes"},
+		{"directory too short", edit(12, 1, 0, 0, 0), ""}, // where the offset says, there is one,
+
+		{"zip64", as64(good, nil), ""},
+		{"zip64 with a comment", withComment(as64(good, nil), "some comment"), ""},
+		{"zip64 by its count alone", as64(good, func(_, _, end []byte) { copy(end[12:20], endOf(good)[12:20]) }), ""},
+		{"zip64 by a directory size of 65535", as64(good, func(_, _, end []byte) {
+			copy(end[8:20], endOf(good)[8:20])
+			copy(end[12:], "\xff\xff\x00\x00")
+		}), ""},
+		{"zip64 that nobody needs", as64(good, func(end64, _, end []byte) {
+			copy(end[8:20], endOf(good)[8:20])
+			put64(end64[32:], 1<<40)
+		}), ""},
+		{"zip64 count too low", as64(good, func(end64, _, _ []byte) { put64(end64[32:], 1) }), "malformed"},
+		{"zip64 count too high", as64(good, func(end64, _, _ []byte) { put64(end64[32:], 3) }), "malformed"},
+		{"zip64 count of very many", as64(good, func(end64, _, _ []byte) { put64(end64[32:], 131073) }), "states 131073 entries"},
+		{"zip64 count beyond 63 bits", as64(good, func(end64, _, _ []byte) { put64(end64[32:], 1<<63+2) }), "entries"},
+		{"zip64 directory too long", as64(good, func(end64, _, _ []byte) { put64(end64[40:], 32<<20+1) }), "central directory of 33554433 bytes"},
+		{"zip64 directory beyond 63 bits", as64(good, func(end64, _, _ []byte) { put64(end64[40:], 1<<63) }), "central directory of"},
+		{"zip64 offset beyond 63 bits", as64(good, func(end64, _, _ []byte) { put64(end64[48:], 1<<63) }), "malformed"},
+		{"zip64 record without its signature", as64(good, func(end64, _, _ []byte) { end64[0] = 'Q' }), "no zip64 end record"},
+		{"zip64 record behind the end", as64(good, func(_, locator, _ []byte) { put64(locator[8:], 1<<40) }), "beyond the end"},
+		{"zip64 record before the file", as64(good, func(_, locator, _ []byte) { put64(locator[8:], 1<<64-1) }), "beyond the end"},
+		{"zip64 record cut short", as64(good, func(_, locator, _ []byte) {
+			put64(locator[8:], uint64(len(good)-22+56+20))
+		}), "cut short"},
+		{"zip64 without a locator", as64(good, func(_, locator, _ []byte) { locator[0] = 'Q' }), "states"},
+		{"zip64 without room for a locator", endRecord(0xffff, 0, 0), "malformed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := open(t, test.data)
+			a, err := unpack.Open(f, int64(len(test.data)), moduleM)
+			switch {
+			case test.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case test.want == "":
+				if dirs := a.Dirs(); len(dirs) != 1 || dirs[0] != "a" {
+					t.Errorf("directories %q", dirs)
+				}
+				if _, err := a.Hash(t.Context(), newSlots(t)); err != nil {
+					t.Error(err)
+				}
+			case !errors.Is(err, unpack.ErrMalformed) || !strings.Contains(err.Error(), test.want):
+				t.Errorf("error %v, want ErrMalformed that says %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestDirectoryBombs tries directories that must be refused before memory is allocated for their entries.
+func TestDirectoryBombs(t *testing.T) {
+	const empty = 46              // bytes of an empty entry's header
+	const thrice = 3<<16 - 1      // 0xffff if only 16 bits are looked at
+	const length = thrice * empty // bytes
+	zip64 := func(count, length, offset int, change func(end64, locator, end []byte)) func(int) []byte {
+		return func(size int) []byte {
+			end64, locator := end64Record(size, count, length, offset)
+			end := endRecord(0xffff, 0xffffffff, 0xffffffff)
+			if change != nil {
+				change(end64, locator, end)
+			}
+			return append(append(end64, locator...), end...)
+		}
+	}
+	// A reader that finds the zip64 records no good falls back to the end record, whose size reaches back over them all.
+	fallBack := func(field int, value uint32) func(int) []byte {
+		return zip64(0, 0, 5, func(_, locator, end []byte) {
+			binary.LittleEndian.PutUint32(locator[field:], value)
+			binary.LittleEndian.PutUint32(end[12:], length+56+20)
+			binary.LittleEndian.PutUint32(end[16:], 5)
+		})
+	}
+	for _, test := range []struct {
+		name    string
+		entries int
+		end     func(size int) []byte
+	}{
+		{"three million", 3_000_000, func(size int) []byte { return endRecord(3_000_000, size, 0) }},
+		{"one too many", unpack.MaxEntries + 1, func(size int) []byte { return endRecord(unpack.MaxEntries+1, size, 0) }},
+		{"a size of none", thrice, func(int) []byte { return endRecord(thrice, 0, 0) }},
+		{"a size of one entry", thrice, func(int) []byte { return endRecord(thrice, empty, 0) }},
+		{"a size of 65535", thrice, func(int) []byte { return endRecord(thrice, 65535, 0) }},
+		{"a count of none", 3 << 16, func(size int) []byte { return endRecord(0, size, 0) }},
+		{"an offset that lies", thrice, func(size int) []byte { return endRecord(thrice, size, size-empty) }},
+		{"zip64", thrice, zip64(thrice, length, 0, nil)},
+		{"zip64 with none stated", 3 << 16, zip64(0, 0, 0, nil)},
+		{"zip64 on another disk", thrice, fallBack(4, 1)},
+		{"zip64 on two disks", thrice, fallBack(16, 2)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := writeDirectory(t, test.entries, func(int) string { return "" }, test.end)
+			size := sizeOf(t, f)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := unpack.Open(f, size, moduleM)
+			runtime.ReadMemStats(&after)
+			if !errors.Is(err, unpack.ErrMalformed) {
+				t.Errorf("error %v, want ErrMalformed", err)
+			} else if len(err.Error()) > 8<<10 {
+				t.Errorf("the error is a text of %d bytes", len(err.Error()))
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+				t.Errorf("%d bytes were allocated for a file of %d", n, size)
+			}
+		})
+	}
+}
+
+// TestDirectoryMemory measures what directories within the bounds cost. Each runs in a process of its own, so that its
+// heap is that of Open alone.
+func TestDirectoryMemory(t *testing.T) {
+	const childVar = "MODFETCH_TEST_ZIP"
+	if name := os.Getenv(childVar); name != "" {
+		openInChild(t, name)
+		return
+	}
+	const most = unpack.MaxEntries
+	const longest = unpack.MaxDirectory/most - 46 // bytes of a name
+	for _, test := range []struct {
+		name    string
+		entries int
+		entry   func(int) string
+		limit   int // MiB
+	}{
+		{"most entries", most, func(i int) string { return in + strconv.Itoa(i) }, 128},
+		{"long names", most / 8, func(i int) string { return fmt.Sprintf("%s%0*d", in, 8*longest-len(in), i) }, 256},
+		{"names against the rules", most, func(int) string { return strings.Repeat("\x1b", longest) }, 256},
+		{"many directories", 1 << 15, func(i int) string { return fmt.Sprint(in, i, strings.Repeat("/a", 80)) }, 256},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := writeDirectory(t, test.entries, test.entry, func(size int) []byte { return endRecord(test.entries, size, 0) })
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDirectoryMemory$")
+			cmd.Env = append(os.Environ(), childVar+"="+f.Name(), "GORACE=atexit_sleep_ms=0")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			var heap, text int
+			_, report, _ := strings.Cut(string(out), "report: ")
+			if _, err := fmt.Sscanf(report, "heap %d error %d", &heap, &text); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Logf("%d MiB of memory for a file of %d MiB", heap>>20, sizeOf(t, f)>>20)
+			if heap > test.limit<<20 {
+				t.Errorf("more than %d MiB", test.limit)
+			}
+			if text > 8<<10 {
+				t.Errorf("the error is a text of %d bytes", text)
+			}
+		})
+	}
+}
+
+func openInChild(t *testing.T, name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = unpack.Open(f, sizeOf(t, f), moduleM)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	fmt.Printf("report: heap %d error %d\n", m.HeapSys, len(text))
+}
+
+// TestNamesOfManyDirectories tries a name of 16 kB, which takes time that grows with the square of its length to check.
+func TestNamesOfManyDirectories(t *testing.T) {
+	f := writeDirectory(t, 1, func(int) string { return in + strings.Repeat("a/", 8000) + "a" },
+		func(size int) []byte { return endRecord(1, size, 0) })
+	if _, err := unpack.Open(f, sizeOf(t, f), moduleM); !errors.Is(err, unpack.ErrMalformed) {
+		t.Errorf("error %v, want ErrMalformed", err)
+	}
+}
+
+// TestErrorTextIsTame shows that names from the zip reach no terminal as they are.
+func TestErrorTextIsTame(t *testing.T) {
+	f := open(t, writeZip(t, entry{name: "\x1b[2J\u202e", stored: true}, entry{name: in + "a\nb", stored: true}))
+	_, err := unpack.Open(f, sizeOf(t, f), moduleM)
+	if err == nil || strings.ContainsAny(err.Error(), "\x1b\u202e") || strings.Contains(err.Error(), "a\nb") {
+		t.Errorf("error %q", err)
+	}
+}
+
+// TestAcceptedDirectories shows that archive/zip reads all of the largest directory that is accepted.
+func TestAcceptedDirectories(t *testing.T) {
+	f := writeDirectory(t, unpack.MaxEntries, func(int) string { return "" },
+		func(size int) []byte { return endRecord(unpack.MaxEntries, size, 0) })
+	if err := unpack.CheckDirectory(f, sizeOf(t, f)); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.NewReader(f, sizeOf(t, f))
+	if err != nil || len(z.File) != unpack.MaxEntries {
+		t.Fatalf("archive/zip: %v", err)
+	}
+}
