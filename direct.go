@@ -33,41 +33,47 @@ func (d *direct) String() string { return "direct" }
 
 func (d *direct) Fetch(ctx context.Context, r Request) (*Response, error) {
 	path, suffix, ok := strings.Cut(r.Path, "/@")
-	path, err := module.UnescapePath(path)
+	path, err := module.UnescapePath(path) // checks it too
 	if !ok || err != nil {
 		return nil, failf(ErrForbidden, "%s is not the path of a module's file", r.Path)
 	}
+	name, isFile := strings.CutPrefix(suffix, "v/")
+	ext := filepath.Ext(name)
+	var m module.Version // of a file that the child leaves in its cache
 	var args []string
-	m := module.Version{Path: path}
-	name := strings.TrimPrefix(suffix, "v/")
-	switch ext := filepath.Ext(name); {
+	switch {
 	case suffix == "latest":
 		args = []string{"list", "-m", "-json", path + "@latest"}
 	case suffix == "v/list":
 		args = []string{"list", "-m", "-json", "-versions", "-retracted", path}
-	case ext == ".info" || ext == ".mod" || ext == ".zip":
-		if m.Version, err = module.UnescapeVersion(strings.TrimSuffix(name, ext)); err != nil || check(m) != nil {
+	case isFile && (ext == ".info" || ext == ".mod" || ext == ".zip"):
+		version, err := module.UnescapeVersion(strings.TrimSuffix(name, ext))
+		if err != nil || strings.HasPrefix(version, "-") {
 			return nil, failf(ErrForbidden, "%s is not a version that can be fetched directly", name)
 		}
-		args = []string{"list", "-m", "-json", m.String()}
+		args = []string{"list", "-m", "-json", path + "@" + version}
 		if ext == ".zip" {
-			args = []string{"mod", "download", "-json", m.String()}
+			args = []string{"mod", "download", "-json", path + "@" + version}
+		}
+		if ext != ".info" {
+			if m = (module.Version{Path: path, Version: version}); check(m) != nil {
+				return nil, failf(ErrForbidden, "%s is not a version that can be fetched directly", name)
+			}
 		}
 	default:
 		return nil, failf(ErrForbidden, "%s is not the path of a module's file", r.Path)
 	}
 	out, cache, err := d.run(ctx, args...)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	switch suffix {
-	case "latest":
-		data, err := json.Marshal(Info{Version: out.Version, Time: out.Time})
-		return memResponse(data), err
-	case "v/list":
+	case m.Path != "":
+		return FSMirror(os.DirFS(filepath.Join(cache, "cache", "download"))).Fetch(ctx, Request{Path: r.Path})
+	case suffix == "v/list":
 		return memResponse([]byte(strings.Join(out.Versions, "\n"))), nil
 	}
-	return FSMirror(os.DirFS(filepath.Join(cache, "cache", "download"))).Fetch(ctx, Request{Path: r.Path})
+	data, err := json.Marshal(Info{Version: out.Version, Time: out.Time, Origin: out.Origin})
+	return memResponse(data), err
 }
 
 func memResponse(data []byte) *Response {
@@ -79,6 +85,7 @@ type goOutput struct {
 	Version  string
 	Versions []string
 	Time     time.Time
+	Origin   *Origin
 	Error    any // a string, or an object with the field Err
 }
 
