@@ -143,6 +143,20 @@ if [ $# = 2 ]; then printf 'https://corp.test:8443/go\n\nX-Token: s3cret\nX-Toke
 	}
 }
 
+func TestExpiredTokenIsReplaced(t *testing.T) {
+	helper := script(t, `if [ $# = 1 ]; then token=new; else token=old; fi; printf "https://corp.test:8443\n\nX-Token: $token\n\n"`)
+	n := guarded(401, "X-Token", "new")
+	f := authFetcher(t, n, modfetch.GoEnv{GOAUTH: helper})
+	for range 2 {
+		if _, err := f.Versions(t.Context(), "example.com/m"); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(n.asked) != 3 {
+		t.Errorf("%d requests, want 3: the new token is kept", len(n.asked))
+	}
+}
+
 func TestRefusalHeadIsPassedOn(t *testing.T) {
 	helper := script(t, `if [ $# = 1 ]; then cat >"$dir/stdin"; fi`)
 	n := &network{answer: func(r *http.Request) (*http.Response, error) {
@@ -157,7 +171,7 @@ func TestRefusalHeadIsPassedOn(t *testing.T) {
 }
 
 func TestOneRequestWhereNobodyKnowsMore(t *testing.T) {
-	silent, same := script(t, "true"), script(t, `printf 'https://corp.test:8443\n\nX-Token: s3cret\n\n'`)
+	silent, same := script(t, `echo $# >>"$dir/log"`), script(t, `printf 'https://corp.test:8443\n\nX-Token: s3cret\n\n'`)
 	for name, goauth := range map[string]string{
 		"netrc": "netrc", "silent command": silent, "same again": same, "git": "git " + gitDir(t, script(t, "true")), "all": "netrc;" + silent + ";" + same,
 	} {
@@ -171,6 +185,10 @@ func TestOneRequestWhereNobodyKnowsMore(t *testing.T) {
 			if want := map[int]int{404: 1, 403: 1, 408: 4, 429: 4}[code]; len(n.asked) != want { // with the retries of what may pass
 				t.Errorf("%s, %d: %d requests, want %d", name, code, len(n.asked), want)
 			}
+			if log := beside(t, silent, "log"); name == "silent command" && strings.Contains(log, "1") != (code < 408) {
+				t.Errorf("%s, %d: run with %q arguments; want again with one unless the refusal is about time", name, code, log)
+			}
+			os.Remove(filepath.Join(filepath.Dir(silent), "log"))
 		}
 	}
 }
@@ -372,7 +390,12 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			used++
 		}
 		mu.Unlock()
-		if strings.HasPrefix(r.Host, "refused.test") {
+		if r.Method != http.MethodConnect {
+			mu.Lock()
+			foreign = append(foreign, r.Method+" "+r.Host)
+			mu.Unlock()
+		}
+		if r.Method != http.MethodConnect || strings.HasPrefix(r.Host, "refused.test") {
 			http.Error(w, "not through here", http.StatusProxyAuthRequired)
 			return
 		}

@@ -182,6 +182,9 @@ func TestGitCredentials(t *testing.T) {
 			if got := strings.Join(strings.Fields(beside(t, helper, "log")), " "); got != c.log || len(n.asked) != c.requests {
 				t.Errorf("the store was told %q in %d requests, want %q in %d", got, len(n.asked), c.log, c.requests)
 			}
+			if last := n.asked[len(n.asked)-1].Header.Get("Authorization"); name == "refused again" && last != "" {
+				t.Errorf("a password that was refused is sent again: %q", last)
+			}
 			if got := beside(t, helper, "get"); !strings.Contains(got, "protocol=https\n") || !strings.Contains(got, "host=corp.test:8443\n") {
 				t.Errorf("git asked for %q", got)
 			}
@@ -216,6 +219,51 @@ func TestGitCredentials(t *testing.T) {
 			t.Errorf("the store was told %q", got)
 		}
 	})
+}
+
+// A refusal that arrives late is about the password it was sent with, not about the one that has replaced it.
+func TestLateRefusalDoesNotEraseANewPassword(t *testing.T) {
+	helper := script(t, storeScript)
+	store := filepath.Join(filepath.Dir(helper), "password")
+	arrived, release := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex // guards accepted
+	accepted := "old"
+	n := &network{answer: func(r *http.Request) (*http.Response, error) {
+		mu.Lock()
+		good := r.Header.Get("Authorization") == basic("u", accepted)
+		late := accepted == "new" && !good && strings.Contains(r.URL.Path, "/late/")
+		mu.Unlock()
+		if good {
+			return reply(r, 200, "v1.0.0\n")
+		}
+		if late {
+			arrived <- struct{}{}
+			<-release
+		}
+		return reply(r, 401, "")
+	}}
+	f := authFetcher(t, n, modfetch.GoEnv{GOAUTH: "git " + gitDir(t, helper)})
+	fetch := func(path string) {
+		if _, err := f.Versions(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+	}
+	os.WriteFile(store, []byte("old"), 0o600)
+	fetch("example.com/m")
+	mu.Lock()
+	accepted = "new"
+	mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { fetch("example.com/late/m") })
+	<-arrived
+	f.Versions(t.Context(), "example.com/m") // erases the old one
+	os.WriteFile(store, []byte("new"), 0o600)
+	fetch("example.com/m")
+	close(release)
+	wg.Wait()
+	if got := strings.Join(strings.Fields(beside(t, helper, "log")), " "); got != "get store erase get get store" {
+		t.Errorf("the store was told %q", got)
+	}
 }
 
 // A mirror must not be able to put lines of its own into the question that git is asked.

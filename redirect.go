@@ -19,7 +19,7 @@ import (
 // through us. What goes through a proxy is for the proxy to check.
 type ownTransport struct {
 	*http.Transport
-	public *http.Transport // for such redirects: with idle connections of its own, and no proxy
+	public *http.Transport // for such redirects: with idle connections of its own
 	inside func(netip.AddrPort) bool
 }
 
@@ -28,7 +28,6 @@ func newHTTPClient() *http.Client {
 	t := &ownTransport{inside: inside}
 	t.Transport = newTransport(nil)
 	t.public = newTransport(t.refuseInside)
-	t.public.Proxy = nil
 	return &http.Client{Transport: t}
 }
 

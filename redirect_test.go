@@ -197,7 +197,7 @@ func TestWhatIsInside(t *testing.T) {
 		"10.1.2.3": true, "172.16.0.1": true, "172.31.255.255": true, "192.168.1.1": true, "fd00::1": true, "::ffff:10.0.0.1": true, // private
 		"169.254.169.254": true, "fe80::1%eth0": true, "fe80::1": true, "fec0::1": true, // link-local, site-local
 		"0.0.0.0": true, "0.0.0.1": true, "::": true, "255.255.255.255": true, "224.0.0.1": true, "ff02::1": true,
-		"100.64.0.1": true, "100.127.255.255": true, // carrier-grade NAT
+		"100.64.0.1": true, "100.127.255.255": true, "::ffff:100.64.0.1": true, // carrier-grade NAT
 		"64:ff9b::7f00:1": true, "64:ff9b::a00:1": true, "64:ff9b::808:808": false,
 		"8.8.8.8": false, "100.63.0.1": false, "100.128.0.1": false, "172.32.0.1": false, "192.0.2.1": false, "198.18.0.7": false,
 		"2606:4700::1111": false, "::ffff:8.8.8.8": false,

@@ -139,3 +139,32 @@ func (off) Fetch(context.Context, Request) (*Response, error) {
 }
 
 var errOff = &failure{kind: ErrForbidden, msg: "the mirror list ends in off: no further source may be asked"}
+
+// A Route says who would be asked about a module path; nobody is.
+type Route struct {
+	Tiers   [][]Mirror // in order; the mirrors of a tier are joined by `|`, a `,` stands between tiers
+	Sums    string     // the checksum database that would be asked for what go.sum does not name; "" for none
+	SumsAt  []Mirror   // where it would be read, in order, its own host last
+	Exempts string     // the setting because of which it would not be asked; "" if it would
+}
+
+// Route returns who would be asked about a module path, lookups included.
+func (f *Fetcher) Route(path string) Route {
+	var r Route
+	for _, t := range f.routes.to(path) {
+		r.Tiers = append(r.Tiers, t.mirrors)
+	}
+	if r.Exempts = f.exemption(path); r.Exempts != "" {
+		return r
+	}
+	r.Sums = f.db.name
+	for _, t := range f.db.tiersFor(path, nil) {
+		for _, m := range t.mirrors {
+			r.SumsAt = append(r.SumsAt, m)
+		}
+	}
+	if f.db.explicit == nil {
+		r.SumsAt = append(r.SumsAt, f.db.host)
+	}
+	return r
+}
