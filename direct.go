@@ -118,7 +118,7 @@ func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache s
 	cmd.Dir = filepath.Join(dir, "empty")
 	cmd.WaitDelay = time.Second
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GO111MODULE=on", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GOPROXY=direct", "GOSUMDB=off",
-		"GOPATH="+dir, "GOMODCACHE="+cache, "GIT_TERMINAL_PROMPT=0", "PWD="+cmd.Dir)
+		"GOPATH="+dir, "GOMODCACHE="+cache, "GIT_TERMINAL_PROMPT=0", "GCM_INTERACTIVE=never", "PWD="+cmd.Dir)
 	var stdout, stderr limitedBuffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	runErr := cmd.Run()

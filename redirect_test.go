@@ -173,7 +173,8 @@ func TestRedirectsThroughAProxy(t *testing.T) {
 func TestMalformedProxyIsNotQuoted(t *testing.T) {
 	f := listFetcher(t, "http://mirror.test")
 	modfetch.SetNetwork(f, func(netip.AddrPort) bool { return false }, func(*http.Request) (*url.URL, error) {
-		_, err := url.Parse("http://user:s3cret%zz@proxy.test")
+		malformed := "http://user:s3cret%zz@proxy.test"
+		_, err := url.Parse(malformed)
 		return nil, fmt.Errorf("invalid proxy address %w", err)
 	})
 	_, err := f.Versions(t.Context(), "example.com/m")

@@ -159,9 +159,7 @@ func (f *Fetcher) Route(path string) Route {
 	}
 	r.Sums = f.db.name
 	for _, t := range f.db.tiersFor(path, nil) {
-		for _, m := range t.mirrors {
-			r.SumsAt = append(r.SumsAt, m)
-		}
+		r.SumsAt = append(r.SumsAt, t.mirrors...)
 	}
 	if f.db.explicit == nil {
 		r.SumsAt = append(r.SumsAt, f.db.host)
