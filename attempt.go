@@ -30,8 +30,8 @@ type want struct {
 	path   string // escaped GOPROXY path
 	limit  int64  // bytes
 
-	// take reads the body to its end and judges it. An error passes this mirror over; an error of kind Security, or one
-	// wrapped by fatal, ends the fetch. take may be called again for the next mirror.
+	// take reads the body to its end and judges it. An error passes this mirror over, a fatalError ends the fetch. take may
+	// be called again for the next mirror.
 	take func(ctx context.Context, m Mirror, b *body) error
 
 	// crosses says whether a file that was condemned or cut short may be asked for behind a `,`, because the public
@@ -152,6 +152,9 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 	if retry {
 		wait = retryTimeout
 	}
+	if _, ok := m.(*direct); ok {
+		wait = directTimeout
+	}
 	start := time.Now()
 	silence := time.AfterFunc(wait, func() { cancel(failf(ErrTransient, "no answer within %s", wait)) })
 	defer silence.Stop()
@@ -166,10 +169,7 @@ func (e *engine) try(ctx context.Context, m Mirror, w want, retry bool) (cut boo
 				err = &failure{ErrTransient, "timed out", err} // a dial's own deadline, not the caller's
 			}
 		}
-		info.Duration, info.Err = time.Since(start), err
-		if err != nil {
-			info.Kind = KindOf(err)
-		}
+		info.Duration, info.Err, info.Kind = time.Since(start), err, KindOf(err)
 		e.trace.attemptDone(ctx, info)
 	}()
 
@@ -231,7 +231,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, context.Cause(b.ctx)
 	}
 	if now.Sub(b.told) >= progressEvery {
-		b.told = now
+		b.told, b.info.Duration = now, now.Sub(b.start)
 		b.e.trace.progress(b.ctx, *b.info)
 	}
 	switch {

@@ -87,7 +87,7 @@ func (d DirCache) Lock(ctx context.Context, name string) (unlock func() error, e
 
 func (d DirCache) file(op, name string) (string, error) {
 	local, err := filepath.Localize(name)
-	if err != nil || d == "" {
+	if err != nil || name == "." || d == "" {
 		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
 	return filepath.Join(string(d), local), nil
@@ -122,22 +122,29 @@ func (c *MemCache) Open(_ context.Context, name string) (io.ReadSeekCloser, erro
 
 // Put keeps a copy of content, unless it is larger than MaxBytes.
 func (c *MemCache) Put(_ context.Context, name string, content io.ReadSeeker) error {
-	if !fs.ValidPath(name) {
+	if _, err := filepath.Localize(name); err != nil || name == "." {
 		return &fs.PathError{Op: "put", Path: name, Err: fs.ErrInvalid}
+	}
+	size, err := content.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
 	}
 	if _, err := content.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	data, err := io.ReadAll(content)
-	if err != nil {
-		return err
+	fits := c.MaxBytes <= 0 || size <= c.MaxBytes
+	var data []byte
+	if fits {
+		if data, err = io.ReadAll(content); err != nil {
+			return err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.files[name]; e != nil {
 		c.drop(e)
 	}
-	if c.MaxBytes > 0 && int64(len(data)) > c.MaxBytes {
+	if !fits {
 		return nil
 	}
 	if c.files == nil {
@@ -162,7 +169,8 @@ type memReader struct{ *bytes.Reader }
 
 func (memReader) Close() error { return nil }
 
-// Tiered returns a Cache that looks in near, then in far, and keeps in near what it found in far. What is put goes to both.
+// Tiered returns a Cache that looks in near, then in far, and keeps in near what it found in far: as far has it, so near is
+// to be trusted no more than far. What is put goes to both.
 func Tiered(near, far Cache) Cache { return tiered{near, far} }
 
 type tiered struct{ near, far Cache }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/modfetchtest"
@@ -324,10 +325,10 @@ func TestOneOfManyProcessesFetchesAZip(t *testing.T) { // case 39
 	for _, first := range []string{"go", "modfetch"} {
 		t.Run(first+" first", func(t *testing.T) {
 			c := newClient(t, goCommand)
-			arrived, release := make(chan struct{}, 9), make(chan struct{})
+			arrived, waiting, release := make(chan string, 9), make(chan string, 9), make(chan struct{})
 			c.a.Fault("*.zip", modfetchtest.Middleware(func(honest http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					arrived <- struct{}{}
+					arrived <- r.URL.Path
 					select {
 					case <-release:
 					case <-r.Context().Done():
@@ -335,7 +336,26 @@ func TestOneOfManyProcessesFetchesAZip(t *testing.T) { // case 39
 					honest.ServeHTTP(w, r)
 				})
 			}))
+			askedGoMod := make(chan string, 9)
+			c.a.Fault("*.mod", modfetchtest.Middleware(func(honest http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					askedGoMod <- r.URL.Path
+					honest.ServeHTTP(w, r)
+				})
+			}))
 			var wg sync.WaitGroup
+			end := sync.OnceFunc(func() { close(release); wg.Wait() })
+			defer end()
+			next := func(news <-chan string) string {
+				t.Helper()
+				select {
+				case name := <-news:
+					return name
+				case <-time.After(time.Minute):
+					t.Fatal("nothing happens")
+				}
+				return ""
+			}
 			askGo := func() {
 				wg.Go(func() {
 					if o := c.askGo(t, moduleM.Path, moduleM.Version); o.err != nil {
@@ -343,7 +363,6 @@ func TestOneOfManyProcessesFetchesAZip(t *testing.T) { // case 39
 					}
 				})
 			}
-			waiting := make(chan string, 9)
 			askModfetch := func() {
 				f, err := c.fetcher(t, modfetch.WithTrace(&modfetch.Trace{LockWaiting: func(_ context.Context, name string) { waiting <- name }}))
 				if err != nil {
@@ -362,24 +381,21 @@ func TestOneOfManyProcessesFetchesAZip(t *testing.T) { // case 39
 				askModfetch()
 				others[0] = askGo
 			}
-			<-arrived // whoever has asked for the zip holds the lock
+			next(arrived) // whoever has asked for the zip holds the lock
 			for _, ask := range others {
 				ask()
 			}
 			if first == "go" {
 				for range others {
-					if name := <-waiting; filepath.Base(name) != "v1.0.0.lock" {
+					if name := next(waiting); filepath.Base(name) != "v1.0.0.lock" {
 						t.Errorf("waiting for %s", name)
 					}
 				}
 			} else {
-				<-waiting
-				for c.a.Count("*.mod") == 0 { // behind which the go command wants the lock, but does not say that it waits
-					runtime.Gosched()
-				}
+				next(waiting)
+				next(askedGoMod) // behind which the go command wants the lock, but does not say that it waits
 			}
-			close(release)
-			wg.Wait()
+			end()
 			if n := c.a.Count("*.zip"); n != 1 {
 				t.Errorf("%d requests for one zip", n)
 			}

@@ -20,13 +20,11 @@ import (
 // direct is the mirror behind `direct`: an installed go command that fetches from a module's own repository. What it
 // brings is verified like any mirror's answer.
 type direct struct {
-	goCommand string // "" to look for go on PATH
-
 	mu  sync.Mutex // guards dir
 	dir string     // of the child's module cache; "" before it is needed
 }
 
-// directTimeout bounds one run of the go command, clones included.
+// directTimeout bounds one run of the go command, clones included. The engine applies it.
 const directTimeout = 10 * time.Minute
 
 func (d *direct) String() string { return "direct" }
@@ -92,28 +90,16 @@ type goOutput struct {
 // run runs the go command in an empty directory, with a module cache of its own and nothing that could ask anybody but
 // the module's origin, or a person.
 func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache string, err error) {
-	goCommand := d.goCommand
-	if goCommand == "" {
-		if goCommand, err = exec.LookPath("go"); err != nil {
-			return out, "", failf(ErrForbidden, "fetching from a module's own repository needs the go command, which is not on PATH: "+
-				"install Go, or set GOPROXY (or a route) to a mirror that has the module")
-		}
-	}
-	d.mu.Lock()
-	if d.dir == "" {
-		d.dir, err = os.MkdirTemp("", "modfetch-direct-")
-		if err == nil {
-			err = os.Mkdir(filepath.Join(d.dir, "empty"), 0o777)
-		}
-	}
-	dir := d.dir
-	d.mu.Unlock()
+	goCommand, err := exec.LookPath("go")
 	if err != nil {
-		return out, "", err
+		return out, "", failf(ErrForbidden, "fetching from a module's own repository needs the go command, which is not on PATH: "+
+			"install Go, or set GOPROXY (or a route) to a mirror that has the module")
+	}
+	dir, err := d.home()
+	if err != nil {
+		return out, "", &failure{ErrTransient, "a directory for the go command", err}
 	}
 	cache = filepath.Join(dir, "mod")
-	ctx, cancel := context.WithTimeoutCause(ctx, directTimeout, failf(ErrTransient, "the go command took longer than %s", directTimeout))
-	defer cancel()
 	cmd := exec.CommandContext(ctx, goCommand, args...)
 	cmd.Dir = filepath.Join(dir, "empty")
 	cmd.WaitDelay = time.Second
@@ -125,18 +111,39 @@ func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache s
 	if ctx.Err() != nil {
 		return out, "", context.Cause(ctx)
 	}
-	text := stderr.String()
-	if json.Unmarshal(stdout.Bytes(), &out) == nil && out.Error != nil {
+	text := stderr.buf.String()
+	if json.Unmarshal(stdout.buf.Bytes(), &out) == nil && out.Error != nil {
 		text = fmt.Sprint(out.Error)
+		if object, ok := out.Error.(map[string]any); ok {
+			text = fmt.Sprint(object["Err"])
+		}
 	}
 	if runErr != nil || out.Error != nil {
 		text = printable(strings.TrimSpace(text))
 		if strings.Contains(text, "unknown revision") {
 			return out, "", fmt.Errorf("%w: %s", fs.ErrNotExist, text)
 		}
-		return out, "", failf(ErrForbidden, "the go command said: %s", text)
+		return out, "", failf(ErrTransient, "the go command said: %s", text)
 	}
 	return out, cache, nil
+}
+
+// home returns the directory for the child's module cache, which is made when it is first needed.
+func (d *direct) home() (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dir != "" {
+		return d.dir, nil
+	}
+	dir, err := os.MkdirTemp("", "modfetch-direct-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o777); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	d.dir = dir
+	return dir, nil
 }
 
 // close removes the child's module cache.
@@ -151,12 +158,12 @@ func (d *direct) close() error {
 	return removeAll(dir)
 }
 
-// A limitedBuffer keeps the beginning of a child's output.
-type limitedBuffer struct{ bytes.Buffer }
+// A limitedBuffer keeps a child's output, up to a limit. It has no ReadFrom, by which a copy would go around Write.
+type limitedBuffer struct{ buf bytes.Buffer }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxList {
+	if b.buf.Len()+len(p) > maxList {
 		return 0, errors.New("too much output")
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }

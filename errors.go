@@ -46,7 +46,7 @@ func (e *FetchError) Error() string {
 	case 1:
 		fmt.Fprintf(&b, ": %s: %v", e.Attempts[0].Mirror, e.Attempts[0].Err)
 	default:
-		b.WriteString(": no mirror had it")
+		b.WriteString(": no mirror gave it")
 		for _, a := range e.Attempts {
 			fmt.Fprintf(&b, "\n\t%s: %s", a.Mirror, strings.ReplaceAll(a.Err.Error(), "\n", "\n\t\t"))
 		}
@@ -114,10 +114,12 @@ var (
 )
 
 // KindOf sorts err, which may come from any method of this package.
-// An error it cannot place is Transient: not an absence, and no proof of anything.
+// Of nil it is "". An error it cannot place is Transient: not an absence, and no proof of anything.
 func KindOf(err error) Kind {
 	var certificate *tls.CertificateVerificationError
 	switch {
+	case err == nil:
+		return ""
 	case errors.Is(err, ErrSecurity), errors.As(err, &certificate):
 		return Security
 	case errors.Is(err, ErrTransient):
@@ -208,6 +210,9 @@ func (e *failure) Error() string {
 }
 
 func (e *failure) Is(target error) bool { return target == e.kind }
+
+// As finds the cause: what it was may be told, what it is taken for may not.
+func (e *failure) As(target any) bool { return e.err != nil && errors.As(e.err, target) }
 
 // failf makes a failure without a cause.
 func failf(kind error, format string, args ...any) error {

@@ -188,7 +188,7 @@ func TestErrorTexts(t *testing.T) {
 		"one attempt":   {with(zip, "", attempt("https://a.example", status(404, "gone"))), "fetching example.com/m@v1.0.0 (zip): https://a.example: 404 Not Found: gone"},
 		"no attempt":    {with(zip, ""), "fetching example.com/m@v1.0.0 (zip): no mirror may be asked for it"},
 		"hint":          {with(zip, "try |", attempt("https://a.example", status(403, ""))), "fetching example.com/m@v1.0.0 (zip): https://a.example: 403 Forbidden\n\ttry |"},
-		"many attempts": {with(zip, "", attempt("https://a.example", status(404, "a\n\tb")), attempt("direct", errors.New("no go command"))), "fetching example.com/m@v1.0.0 (zip): no mirror had it\n\thttps://a.example: 404 Not Found: a\n\t\t\tb\n\tdirect: no go command"},
+		"many attempts": {with(zip, "", attempt("https://a.example", status(404, "a\n\tb")), attempt("direct", errors.New("no go command"))), "fetching example.com/m@v1.0.0 (zip): no mirror gave it\n\thttps://a.example: 404 Not Found: a\n\t\t\tb\n\tdirect: no go command"},
 		"list":          {with(modfetch.FetchError{Module: module.Version{Path: "example.com/m"}, Path: "example.com/m/@v/list"}, "", attempt("https://a.example", status(500, ""))), "fetching example.com/m: https://a.example: 500 Internal Server Error"},
 		"database file": {with(modfetch.FetchError{Path: "sumdb/sum.example/latest"}, "", attempt("https://a.example", status(500, ""))), "fetching sumdb/sum.example/latest: https://a.example: 500 Internal Server Error"},
 	} {
@@ -221,7 +221,7 @@ func TestErrorsOfAFetcher(t *testing.T) {
 		t.Errorf("attempts are %q, all is %s", kinds, modfetch.KindOf(err))
 	}
 	for _, say := range []string{
-		"fetching example.com/missing@v1.0.0 (mod): no mirror had it", "\n\t" + s.URL + ": 404 Not Found: not found: no module example.com/missing",
+		"fetching example.com/missing@v1.0.0 (mod): no mirror gave it", "\n\t" + s.URL + ": 404 Not Found: not found: no module example.com/missing",
 		"\n\t" + second.URL + ": ", "\n\tnot asked: direct, because a , goes on only after a 404 or 410; with | before it, it would be asked after any failure of " + second.URL,
 	} {
 		if !strings.Contains(err.Error(), say) {

@@ -12,6 +12,7 @@ package modfetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/modfetch/modfetch/internal/flight"
 	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
 	"golang.org/x/mod/sumdb/dirhash"
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
@@ -40,21 +42,20 @@ type Fetcher struct {
 
 // core is what a Fetcher shares with those that WithGoSum made of it.
 type core struct {
-	routes      routes
-	engine      *engine
-	sums        []SumSource
-	db          *sumDB // nil for GOSUMDB=off
-	noSumDB     string // patterns of paths that are not looked up
-	noSumDBName string // the setting they came from
-	mod         *modCache
-	cache       Cache
-	locker      Locker
-	policy      Policy
-	trace       *Trace
-	jobs        int
-	cpu         *semaphore.Weighted // goroutines that inflate and hash
-	idle        func()              // closes our own client's idle connections; nil for a client of the caller's
-	hashed      sync.Map            // module.Version to the fs.FileInfo of the zip that this process has hashed
+	routes routes
+	engine *engine
+	sums   []SumSource
+	db     *sumDB      // nil for GOSUMDB=off
+	exempt []exemption // settings by which paths are not looked up
+	mod    *modCache
+	cache  Cache
+	locker Locker
+	policy Policy
+	trace  *Trace
+	jobs   int
+	cpu    *semaphore.Weighted // goroutines that inflate and hash
+	idle   func()              // closes our own client's idle connections; nil for a client of the caller's
+	hashed sync.Map            // module.Version to the fs.FileInfo of the zip that this process has hashed
 
 	infos flight.Group[module.Version, infoFile]
 	mods  flight.Group[fileKey, modFile]
@@ -83,7 +84,7 @@ type Module struct {
 // WithGoSum returns a Fetcher that holds files against another go.sum, over the same mirrors, cache and transfers.
 func (f *Fetcher) WithGoSum(s *GoSum) *Fetcher { return &Fetcher{f.core, s} }
 
-// Close closes idle connections and removes what fetching from repositories has left. It is called when no other method
+// Close closes the idle connections of the Fetcher's own client and removes what fetching from repositories has left. It is called when no other method
 // is running or will be; the Cache is left alone.
 func (f *Fetcher) Close() error {
 	if f.idle != nil {
@@ -95,11 +96,16 @@ func (f *Fetcher) Close() error {
 // check refuses a module version before any request is made for it.
 func check(m module.Version) error {
 	err := module.Check(m.Path, m.Version)
-	if err == nil && module.CanonicalVersion(m.Version) != m.Version {
-		err = &module.ModuleError{Path: m.Path, Version: m.Version, Err: errors.New("version is not canonical")}
-	}
-	if err != nil {
-		return fmt.Errorf("%w: want a full version such as v1.2.3 of a path such as example.com/m", err)
+	canonical := module.CanonicalVersion(m.Version) == m.Version && m.Version != ""
+	switch {
+	case err != nil && canonical && module.CheckPath(m.Path) == nil:
+		major := semver.Major(m.Version)
+		return &failure{ErrForbidden, fmt.Sprintf("%s holds no %s: try version %s+incompatible, or path %s/%s; a version such as v1.2.3 needs no suffix",
+			m.Path, major, m.Version, m.Path, major), err}
+	case err != nil:
+		return &failure{ErrForbidden, "want a full version such as v1.2.3 of a path such as example.com/m", err}
+	case !canonical:
+		return failf(ErrForbidden, "%s: want a full version such as v1.2.3", m)
 	}
 	return nil
 }
@@ -107,7 +113,7 @@ func check(m module.Version) error {
 // GoMod returns m's verified go.mod file.
 func (f *Fetcher) GoMod(ctx context.Context, m module.Version) ([]byte, error) {
 	file, err := f.goMod(ctx, m)
-	return file.data, err
+	return bytes.Clone(file.data), err // callers that joined share one
 }
 
 type modFile struct {
@@ -129,17 +135,19 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 	line, _ := f.goSumVoucher(ctx, sumKey)
 	return f.mods.Do(ctx, fileKey{m, line.want, false}, func(ctx context.Context) (modFile, error) {
 		name := proxyPath(m, "mod")
-		if data, err := f.stored(ctx, name, maxGoMod); err == nil {
+		if data, inModCache, err := f.stored(ctx, name, maxGoMod); err == nil {
 			file := modFile{data: data, sum: goModSum(data)}
 			if file.v, err = f.voucher(ctx, sumKey); err != nil {
 				return modFile{}, err
 			}
 			err = f.verdict(ctx, file.v, sumKey, file.sum, "the cache")
 			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-			if err == nil {
+			switch {
+			case err == nil && f.mod != nil && !inModCache:
+				return file, diskError(m, f.mod.putGoMod(ctx, m, data))
+			case err == nil:
 				return file, nil
-			}
-			if KindOf(err) == Security {
+			case KindOf(err) == Security:
 				return modFile{}, err
 			}
 		}
@@ -164,7 +172,7 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		}
 		if f.mod != nil {
 			if err := f.mod.putGoMod(ctx, m, file.data); err != nil {
-				return modFile{}, err
+				return modFile{}, diskError(m, err)
 			}
 		}
 		f.keep(ctx, name, bytes.NewReader(file.data))
@@ -206,22 +214,32 @@ func (f *Fetcher) crosses(m module.Version) func(context.Context) bool {
 }
 
 // stored returns a small file from the module cache or, if it is not there, from the Cache.
-func (f *Fetcher) stored(ctx context.Context, name string, limit int64) ([]byte, error) {
+func (f *Fetcher) stored(ctx context.Context, name string, limit int64) (data []byte, inModCache bool, err error) {
 	if f.mod != nil {
 		if r, err := os.Open(f.mod.file(name)); err == nil {
 			defer r.Close()
-			return readAtMost(r, name, limit)
+			data, err := readAtMost(r, name, limit)
+			return data, true, err
 		}
 	}
-	if f.cache != nil {
-		r, err := f.cache.Open(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		return readAtMost(r, name, limit)
+	if f.cache == nil {
+		return nil, false, fs.ErrNotExist
 	}
-	return nil, fs.ErrNotExist
+	r, err := f.cache.Open(ctx, name)
+	if err != nil {
+		return nil, false, err
+	}
+	defer r.Close()
+	data, err = readAtMost(r, name, limit)
+	return data, false, err
+}
+
+// diskError keeps a failure of our own disk from looking like a mirror's statement that a file does not exist.
+func diskError(m module.Version, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return &failure{ErrTransient, "keeping " + m.String(), err}
 }
 
 func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
@@ -299,17 +317,17 @@ func (f *Fetcher) Download(ctx context.Context, mods []module.Version) iter.Seq2
 	}
 	return func(yield func(Module, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
-		results := make(chan result)
+		results, left := make(chan result), make(chan struct{})
 		var g errgroup.Group
 		g.SetLimit(f.jobs) // requests are bounded by themselves; this bounds staged files
-		go func() {        // ends when all modules have been fetched or ctx is cancelled
+		go func() {        // ends when all modules have been fetched, or have failed because ctx has ended
 			defer close(results)
 			for _, m := range mods {
 				g.Go(func() error {
 					out, err := f.download(ctx, m)
 					select {
 					case results <- result{out, err}:
-					case <-ctx.Done():
+					case <-left:
 					}
 					return nil
 				})
@@ -317,6 +335,7 @@ func (f *Fetcher) Download(ctx context.Context, mods []module.Version) iter.Seq2
 			g.Wait()
 		}()
 		defer func() {
+			close(left)
 			cancel()
 			for range results { // until everybody has left
 			}
@@ -340,9 +359,10 @@ func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error
 		_, err := f.info(ctx, m)
 		return err
 	})
-	g.Go(func() error {
-		file, err := f.goMod(ctx, m)
-		out.GoModSum, out.GoModVerifiedBy = file.sum, file.v.by
+	var goMod modFile
+	g.Go(func() (err error) {
+		goMod, err = f.goMod(ctx, m)
+		out.GoModSum, out.GoModVerifiedBy = goMod.sum, goMod.v.by
 		return err
 	})
 	g.Go(func() error {
@@ -350,10 +370,12 @@ func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error
 		if err != nil {
 			return err
 		}
+		z.drop() // without a module cache it is in the Cache, or wanted by nobody
 		out.Sum, out.VerifiedBy, out.Unverified, out.Mirror = z.sum, z.v.by, z.v.unverified, z.mirror
 		return nil
 	})
 	err := g.Wait()
+	out.Unverified = cmp.Or(out.Unverified, goMod.v.unverified)
 	if f.mod == nil {
 		return out, err
 	}

@@ -277,5 +277,5 @@ func runAuth(ctx context.Context, dir, stdin, name string, args ...string) (stri
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	return out.String(), err
+	return out.buf.String(), err
 }

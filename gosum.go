@@ -2,6 +2,7 @@ package modfetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"sync"
 
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
 )
 
 // A SumSource has hashes on record. Implementations must be safe for concurrent use.
@@ -50,7 +52,10 @@ const emptyGoModSum = "h1:G7mAYYxgmS0lVkHyy2hEOLQCFB0DlQFTMLWggykrydY="
 // ParseGoSum reads the lines of a go.sum file. Its name is used in messages.
 func ParseGoSum(name string, data []byte) (*GoSum, error) {
 	s := &GoSum{name: name}
-	return s, s.parse(name, data)
+	if err := s.parse(name, data); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // LoadGoSum reads go.sum files that apply together: a main module's, or a workspace's go.work.sum and the go.sum of each
@@ -61,10 +66,15 @@ func LoadGoSum(files ...string) (*GoSum, error) {
 		s.name = files[0]
 	}
 	for _, name := range files {
-		data, err := os.ReadFile(name)
+		f, err := os.Open(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		data, err := io.ReadAll(io.LimitReader(f, maxGoSum+1))
+		f.Close()
 		if err == nil {
 			err = s.parse(name, data)
 		}
@@ -77,7 +87,7 @@ func LoadGoSum(files ...string) (*GoSum, error) {
 
 func (s *GoSum) parse(name string, data []byte) error {
 	if len(data) > maxGoSum {
-		return fmt.Errorf("%s: %d bytes; at most %d are read", name, len(data), maxGoSum)
+		return fmt.Errorf("%s: %d bytes or more; at most %d are read", name, len(data), maxGoSum)
 	}
 	if s.sums == nil {
 		s.sums = make(map[module.Version][]goSumLine)
@@ -149,7 +159,11 @@ func (s *GoSum) WriteTo(w io.Writer) (int64, error) {
 	for key := range s.sums {
 		keys = append(keys, key)
 	}
-	module.Sort(keys)
+	slices.SortFunc(keys, func(a, b module.Version) int {
+		av, aFile, _ := strings.Cut(a.Version, "/")
+		bv, bFile, _ := strings.Cut(b.Version, "/")
+		return cmp.Or(strings.Compare(a.Path, b.Path), semver.Compare(av, bv), strings.Compare(av, bv), strings.Compare(aFile, bFile))
+	})
 	var buf bytes.Buffer
 	for _, key := range keys {
 		hashes := make([]string, 0, 1)

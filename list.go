@@ -100,10 +100,13 @@ type infoFile struct {
 func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) {
 	return f.infos.Do(ctx, m, func(ctx context.Context) (infoFile, error) {
 		name := proxyPath(m, "info")
-		if data, err := f.stored(ctx, name, maxInfo); err == nil {
+		if data, inModCache, err := f.stored(ctx, name, maxInfo); err == nil {
 			info, err := parseInfo(data, m)
 			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-			if err == nil {
+			switch {
+			case err == nil && f.mod != nil && !inModCache:
+				return infoFile{info, data}, diskError(m, f.putInfo(m, info))
+			case err == nil:
 				return infoFile{info, data}, nil
 			}
 		}
@@ -123,7 +126,7 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 		}
 		if f.mod != nil {
 			if err := f.putInfo(m, file.info); err != nil {
-				return infoFile{}, err
+				return infoFile{}, diskError(m, err)
 			}
 		}
 		f.keep(ctx, name, bytes.NewReader(file.data))

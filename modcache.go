@@ -55,14 +55,19 @@ func (c *modCache) lock(ctx context.Context, m module.Version) (unlock func() er
 
 // zipHash returns the recorded hash of m's zip, or "" if there is none that is well formed.
 func (c *modCache) zipHash(m module.Version) string {
-	data, err := os.ReadFile(c.file(proxyPath(m, "ziphash")))
-	if err != nil || len(data) != zipHashLen || !bytes.HasPrefix(data, []byte("h1:")) || bytes.IndexByte(data, 0) >= 0 {
+	f, err := os.Open(c.file(proxyPath(m, "ziphash")))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, zipHashLen+1))
+	if err != nil || int64(len(data)) != zipHashLen || !bytes.HasPrefix(data, []byte("h1:")) || bytes.IndexByte(data, 0) >= 0 {
 		return ""
 	}
 	return string(data)
 }
 
-const zipHashLen = len("h1:") + 44 // SHA-256 in base64
+const zipHashLen = int64(len("h1:") + 44) // SHA-256 in base64
 
 // complete reports whether m's tree is there and no extraction was broken off.
 func (c *modCache) complete(m module.Version) bool {
@@ -157,8 +162,10 @@ func (c *modCache) stageTree(m module.Version) (string, error) {
 // publishZip gives a verified zip its final name, and records its hash. A tree made from another zip goes first: the three
 // are one thing. m's lock is held.
 func (c *modCache) publishZip(ctx context.Context, m module.Version, staged, sum string) error {
-	if err := c.dropOther(m, sum); err != nil {
-		return err
+	if c.zipHash(m) != sum {
+		if err := c.distrust(m); err != nil {
+			return err
+		}
 	}
 	zip := c.file(proxyPath(m, "zip"))
 	recordHash := func() error {
@@ -184,12 +191,10 @@ func (c *modCache) publishZip(ctx context.Context, m module.Version, staged, sum
 	return os.Rename(staged, zip)
 }
 
-// dropOther removes m's tree if it is not that of the zip with the given sum.
-func (c *modCache) dropOther(m module.Version, sum string) error {
-	if c.zipHash(m) == sum {
-		return nil
-	}
-	return c.distrust(m)
+// condemn removes m's zip, and the tree that may have been made from it. While a hash is on record the go command would
+// extract whatever zip lies beside it.
+func (c *modCache) condemn(m module.Version) error {
+	return errors.Join(c.distrust(m), os.Remove(c.file(proxyPath(m, "zip"))))
 }
 
 // distrust removes m's tree, behind the marker that tells the go command not to use what is left of it.

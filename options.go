@@ -36,7 +36,7 @@ func WithGOPROXY(list string) Option { return func(c *config) { c.goproxy = appe
 // WithMirrors adds a tier of mirrors that are equal to each other: they are joined by `|`. Given again, it adds a further
 // tier behind a `,`.
 func WithMirrors(mirrors ...Mirror) Option {
-	return func(c *config) { c.tiers = append(c.tiers, tier{mirrors: mirrors, equal: true}) }
+	return func(c *config) { c.tiers = append(c.tiers, tier{mirrors}) }
 }
 
 // WithRoute sends the paths that match patterns, in the form of GOPRIVATE, to the mirrors of list, in the form of GOPROXY,
@@ -142,6 +142,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 	f.infos.Joined = f.trace.joined
 	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }
 	f.zips.Joined = f.mods.Joined
+	f.zips.Unused = (*zipFile).drop
 
 	f.jobs = defaultJobs
 	if len(c.jobs) > 0 {
@@ -239,12 +240,12 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 		env.GONOPROXY = env.GOPRIVATE
 	}
 	r.noProxy = joinPatterns(env.GONOPROXY, private)
-	f.noSumDB, f.noSumDBName = env.GONOSUMDB, "GONOSUMDB"
+	f.exempt = []exemption{{"GONOSUMDB", env.GONOSUMDB}}
 	if env.GONOSUMDB == "" || env.GONOSUMDB == env.GOPRIVATE {
-		f.noSumDB, f.noSumDBName = env.GOPRIVATE, "GOPRIVATE"
+		f.exempt = []exemption{{"GOPRIVATE", env.GOPRIVATE}}
 	}
 	if private != "" {
-		f.noSumDB, f.noSumDBName = joinPatterns(f.noSumDB, private), "private patterns"
+		f.exempt = append(f.exempt, exemption{"WithPrivate", private})
 	}
 	return nil
 }
@@ -281,6 +282,9 @@ func (c *config) setModCache(f *Fetcher, env GoEnv) error {
 		}
 		rw, err := env.modCacheRW()
 		if err != nil {
+			return err
+		}
+		if _, err := env.modFlag(); err != nil {
 			return err
 		}
 		f.mod = &modCache{dir: filepath.Clean(dir), rw: rw, trace: f.trace}

@@ -36,6 +36,7 @@ func newTransport(control func(context.Context, string, string, syscall.RawConn)
 	t.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second, ControlContext: control}).DialContext
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
 	t.MaxResponseHeaderBytes = maxHeader
+	t.ResponseHeaderTimeout = headerTimeout // of each try, where the engine bounds all of them
 	return t
 }
 

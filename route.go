@@ -21,10 +21,7 @@ type routes struct {
 
 // A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
 // if the last-written mirror of the tier before it says that the file does not exist.
-type tier struct {
-	mirrors []Mirror
-	equal   bool // declared equal by the user, so that their order may change
-}
+type tier struct{ mirrors []Mirror }
 
 type route struct {
 	patterns string

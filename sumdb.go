@@ -169,17 +169,13 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 		if try == 1 {
 			l.suspects = suspects
 		}
-		r, err := l.run()
+		r, err := db.prove(l)
 		switch {
 		case err == nil:
 			return r, nil
 		case ctx.Err() != nil:
 			return r, fmt.Errorf("looking up %s in %s: %w", m, db.name, context.Cause(ctx))
 		case l.fork != "":
-			err := failf(ErrSecurity, "the checksum database %s has signed two histories that contradict each other, so it is not used any more:\n%s", db.name, l.fork)
-			db.mu.Lock()
-			db.forked = err
-			db.mu.Unlock()
 			return r, err
 		case l.failed != nil && unproven == nil:
 			return r, db.unavailable(m, l.failed)
@@ -189,6 +185,19 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 		suspects = append(suspects, l.used...)
 	}
 	return sumRecord{}, failf(ErrSecurity, "the record of %s in the checksum database %s cannot be proven: %v", m, db.name, unproven)
+}
+
+// prove runs a lookup. A fork that shows ends the use of the database.
+func (db *sumDB) prove(l *lookup) (sumRecord, error) {
+	r, err := l.run()
+	if l.fork == "" {
+		return r, err
+	}
+	err = failf(ErrSecurity, "the checksum database %s has signed two histories that contradict each other, so it is not used any more:\n%s", db.name, l.fork)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.forked = err
+	return r, err
 }
 
 // unavailable wraps a failure to reach the database. It is never an absence, even if it was a 404: what cannot be verified
@@ -239,7 +248,7 @@ func (db *sumDB) end(ctx context.Context) {
 	for _, m := range old {
 		g.Go(func() error {
 			l := &lookup{db: db, ctx: ctx, module: m}
-			if r, err := l.run(); err == nil {
+			if r, err := db.prove(l); err == nil {
 				db.keep(m, r)
 			}
 			return nil // the record stays proven under the older head

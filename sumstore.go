@@ -40,7 +40,7 @@ var errNotStored = errors.New("not stored")
 // read returns a tile or record.
 func (s *sumStore) read(ctx context.Context, name string) ([]byte, error) {
 	if s.mod != nil {
-		data, err := filelock.Read(ctx, s.mod.file(s.prefix+name))
+		data, err := filelock.Read(ctx, s.mod.file(s.prefix+name), maxLookup)
 		if err == nil && len(data) == 0 {
 			err = errNotStored // the go command's sign of a write that was broken off
 		}
@@ -76,11 +76,12 @@ func (s *sumStore) write(ctx context.Context, name string, data []byte) {
 // readHead returns the signed note of the newest head, or nothing for a database never seen before.
 func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.head != nil || s.latest == "" {
-		return s.head, nil
+	inMemory, advance := s.head, s.advance
+	s.mu.Unlock()
+	if inMemory != nil || s.latest == "" {
+		return inMemory, nil
 	}
-	head, err := filelock.Read(ctx, s.latest)
+	head, err := filelock.Read(ctx, s.latest, maxHead)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -90,32 +91,38 @@ func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 				"if you know why (a damaged file, another database of that name), move the file away", s.latest, s.verifier.Name(), err)
 		}
 	}
-	if !s.advance {
+	if advance {
+		return head, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.head == nil {
 		s.head = head
 	}
-	return head, nil
+	return s.head, nil
 }
 
 // swapHead replaces the newest head if it is still old, else it returns sumdb.ErrWriteConflict.
 func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.advance {
+		defer s.mu.Unlock()
 		if !bytes.Equal(s.head, old) {
 			return sumdb.ErrWriteConflict
 		}
 		s.head = new
 		return nil
 	}
+	s.mu.Unlock()
 	if err := os.MkdirAll(filepath.Dir(s.latest), 0o777); err != nil {
-		return fmt.Errorf("keeping the tree head: %w", err)
+		return &failure{ErrTransient, "keeping the tree head", err}
 	}
 	f, err := filelock.Open(ctx, s.latest, nil)
 	if err != nil {
 		return fmt.Errorf("keeping the tree head: %w", err)
 	}
 	defer f.Close()
-	now, err := io.ReadAll(f)
+	now, err := io.ReadAll(io.LimitReader(f, maxHead))
 	if err != nil {
 		return err
 	}
@@ -124,6 +131,8 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	}
 	return filelock.Overwrite(f, new)
 }
+
+const maxHead = 1 << 20 // bytes of a signed tree head
 
 // A sumBase is a place where a checksum database can be read, as a mirror of its files.
 type sumBase struct {

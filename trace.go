@@ -39,7 +39,7 @@ type AttemptInfo struct {
 
 // CacheInfo describes one look into, or write to, the cache.
 type CacheInfo struct {
-	Name string // GOPROXY path of the file, or the directory of a module's tree
+	Name string // GOPROXY path of the file; that of the .ziphash for a tree, or a zip hashed before
 	Hit  bool
 	Err  error // why what was there was not used, or could not be stored
 }

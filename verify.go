@@ -30,12 +30,17 @@ func (f *Fetcher) Verify(ctx context.Context, m module.Version) ([]Difference, e
 	}
 	var found []Difference
 	goMod := f.mod.file(proxyPath(m, "mod"))
-	if data, err := f.stored(ctx, proxyPath(m, "mod"), maxGoMod); err == nil && exists(goMod) {
+	if exists(goMod) {
 		v, err := f.voucher(ctx, module.Version{Path: m.Path, Version: m.Version + "/go.mod"})
 		if err != nil {
 			return nil, err
 		}
-		if got := goModSum(data); v.want != "" && got != v.want {
+		data, _, err := f.stored(ctx, proxyPath(m, "mod"), maxGoMod)
+		got := goModSum(data)
+		if err != nil {
+			got = err.Error()
+		}
+		if v.want != "" && got != v.want {
 			found = append(found, Difference{goMod, got, v.want, v.source})
 		}
 	}

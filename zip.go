@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"runtime"
 	"sync"
 
 	"github.com/modfetch/modfetch/internal/unpack"
@@ -38,12 +37,13 @@ func (z *Zip) Close() error { return z.close() }
 
 // Zip returns m's verified zip. The caller closes it.
 func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
-	for {
+	for range 10 {
 		z, err := f.zip(ctx, m, false)
 		if err != nil {
 			return nil, err
 		}
-		// What was verified may be gone or replaced by now, by another process or because other callers have closed it.
+		// What was verified may be gone or replaced by now, by another process or because other callers have closed it:
+		// then it is verified again.
 		if z.temp != nil {
 			if file := z.temp.acquire(); file != nil {
 				return &Zip{z.info.Size(), z.sum, file, sync.OnceValue(z.temp.release)}, nil
@@ -63,6 +63,7 @@ func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
 		}
 		return &Zip{z.info.Size(), z.sum, file, file.Close}, nil
 	}
+	return nil, failf(ErrTransient, "the zip of %s changes whenever it has been verified: something else writes to the module cache", m)
 }
 
 // A zipFile is a verified zip in the module cache, or in a temporary file.
@@ -101,7 +102,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 	}
 	unlock, err := f.mod.lock(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, diskError(m, err)
 	}
 	defer unlock()
 	if z, err := f.lookInModCache(ctx, m, tree); z != nil || err != nil {
@@ -114,25 +115,29 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 		err := s.judge(ctx, "the cache", nil)
 		f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "zip"), Hit: err == nil, Err: err})
 		if err == nil {
-			return s.publish(ctx)
+			z, err := s.publish(ctx)
+			return z, diskError(m, err)
 		}
 		if ctx.Err() != nil || KindOf(err) == Security || !s.judged {
 			return nil, err
 		}
 		s.discard()
-		if err := f.mod.distrust(m); err != nil {
-			return nil, err
+		if err := f.mod.condemn(m); err != nil {
+			return nil, diskError(m, err)
 		}
 	}
 	if s.file, err = f.mod.stageZip(m); err != nil {
-		return nil, err
+		return nil, diskError(m, err)
 	}
 	s.temp = true
 	if err := s.obtain(ctx); err != nil {
 		return nil, err
 	}
 	z, err := s.publish(ctx)
-	if err == nil && s.mirror != "" && f.cache != nil {
+	if err != nil {
+		return nil, diskError(m, err)
+	}
+	if s.mirror != "" && f.cache != nil {
 		if r, err := os.Open(z.path); err == nil {
 			f.keep(ctx, proxyPath(m, "zip"), r)
 			r.Close()
@@ -180,7 +185,8 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 	return nil, nil // it will be replaced
 }
 
-// zipInTemp fetches m's zip into a temporary file that is gone when its last reader has closed it.
+// zipInTemp fetches m's zip into a temporary file that is gone when its last reader has closed it. Whoever gets it
+// acquires it; drop takes care of one that nobody gets.
 func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, err error) {
 	if f.locker != nil {
 		unlock, err := f.locker.Lock(ctx, proxyPath(m, "zip"))
@@ -191,7 +197,7 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 	}
 	s := &staging{f: f, m: m, temp: true}
 	if s.file, err = os.CreateTemp("", "modfetch-*.zip"); err != nil {
-		return nil, err
+		return nil, diskError(m, err)
 	}
 	if err := s.obtain(ctx); err != nil {
 		s.discard()
@@ -205,10 +211,7 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 	if s.mirror != "" {
 		f.keep(ctx, proxyPath(m, "zip"), s.file)
 	}
-	t := &tempZip{file: s.file}
-	// If every caller has left before the zip arrived, nobody closes it.
-	runtime.AddCleanup(t, func(file *os.File) { file.Close(); os.Remove(file.Name()) }, s.file)
-	return &zipFile{temp: t, info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+	return &zipFile{temp: &tempZip{file: s.file}, info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
 }
 
 // A tempZip is a temporary file shared by those who have it open.
@@ -225,6 +228,13 @@ func (t *tempZip) acquire() *os.File {
 		t.refs++
 	}
 	return t.file
+}
+
+// drop removes a zip whose callers have all left before it arrived.
+func (z *zipFile) drop() {
+	if z.temp != nil && z.temp.acquire() != nil {
+		z.temp.release()
+	}
 }
 
 func (t *tempZip) release() error {

@@ -86,10 +86,10 @@ func load(ctx context.Context, r *reader) (*Graph, error) {
 	if !p.needsAll() {
 		needed = w.raise(p.explicit())
 	}
-	modules := make(map[module.Version]bool)
+	modules := make(map[module.Version]module.Version) // to what they replace
 	for _, m := range needed {
-		if m := p.replaced(m); m.Version != "" {
-			modules[m] = true
+		if to := p.replaced(m); to.Version != "" {
+			modules[to] = m
 		}
 	}
 	g.Modules = slices.Collect(maps.Keys(modules))
@@ -100,8 +100,10 @@ func load(ctx context.Context, r *reader) (*Graph, error) {
 		if _, ok := r.files[m]; !ok {
 			// Nobody parses it, neither here nor in the go command.
 			group.Go(func() error {
-				_, err := r.request(ctx, m)
-				return err
+				if _, err := r.request(ctx, m); err != nil {
+					return fmt.Errorf("%s: %w", w.chain(modules[m]), err)
+				}
+				return nil
 			})
 		}
 	}

@@ -5,6 +5,7 @@ package filelock
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -21,8 +22,8 @@ func Open(ctx context.Context, name string, waiting func()) (*os.File, error) {
 	return wait(ctx, f, true, waiting)
 }
 
-// Read returns the content of a file, read under a shared lock.
-func Read(ctx context.Context, name string) ([]byte, error) {
+// Read returns the content of a file, read under a shared lock: at most limit bytes of it.
+func Read(ctx context.Context, name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -31,16 +32,7 @@ func Read(ctx context.Context, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	data := make([]byte, info.Size())
-	n, err := f.ReadAt(data, 0)
-	if int64(n) == info.Size() {
-		err = nil
-	}
-	return data[:n], err
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // Write replaces the content of an existing or new file in place, under its lock, as the go command does with files that

@@ -39,7 +39,7 @@ func TestOpenExcludes(t *testing.T) {
 	waiting := make(chan bool)
 	var held atomic.Bool
 	held.Store(true)
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		second, err := filelock.Open(t.Context(), name, func() { close(waiting) }) // panics if called twice
 		if err == nil && held.Load() {
@@ -50,7 +50,11 @@ func TestOpenExcludes(t *testing.T) {
 		}
 		done <- err
 	}()
-	<-waiting
+	select {
+	case <-waiting:
+	case err := <-done:
+		t.Fatal(err)
+	}
 	held.Store(false)
 	first.Close()
 	if err := <-done; err != nil {
@@ -95,7 +99,7 @@ func TestAWaitCanBeCancelled(t *testing.T) {
 		}},
 		{"Read", func(ctx context.Context, name string, waiting func()) error {
 			waiting()
-			_, err := filelock.Read(ctx, name)
+			_, err := filelock.Read(ctx, name, 1<<20)
 			return err
 		}},
 		{"Write", func(ctx context.Context, name string, waiting func()) error {
@@ -128,7 +132,7 @@ func TestAWaitCanBeCancelled(t *testing.T) {
 			}
 			f.Close()
 			hold(t, name).Close() // nobody else holds it now
-			if data, err := filelock.Read(t.Context(), name); err != nil || string(data) != "old" {
+			if data, err := filelock.Read(t.Context(), name, 1<<20); err != nil || string(data) != "old" {
 				t.Errorf("content %q, %v", data, err)
 			}
 		})
@@ -149,7 +153,7 @@ func openFiles(t *testing.T) int {
 
 func TestReadAndWrite(t *testing.T) {
 	name := lockName(t)
-	if _, err := filelock.Read(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := filelock.Read(t.Context(), name, 1<<20); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want fs.ErrNotExist", err)
 	}
 	if _, err := os.Stat(name); err == nil {
@@ -160,7 +164,7 @@ func TestReadAndWrite(t *testing.T) {
 		if err := filelock.Write(t.Context(), name, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if data, err := filelock.Read(t.Context(), name); err != nil || string(data) != text {
+		if data, err := filelock.Read(t.Context(), name, 1<<20); err != nil || string(data) != text {
 			t.Errorf("read %.20q, %v; wrote %.20q", data, err, text)
 		}
 		info, err := os.Stat(name)
@@ -194,7 +198,7 @@ func TestReadSeesWholeWrites(t *testing.T) {
 		})
 		wg.Go(func() {
 			for range 15 {
-				data, err := filelock.Read(t.Context(), name)
+				data, err := filelock.Read(t.Context(), name, 1<<20)
 				if err != nil || !bytes.Equal(data, texts[0]) && !bytes.Equal(data, texts[1]) && len(data) > 0 {
 					t.Errorf("read %d bytes that nobody wrote together, %v", len(data), err)
 				}

@@ -12,6 +12,7 @@ import (
 // does not disturb the others, and the last one to leave cancels the work. Nothing is remembered once it has ended.
 type Group[K comparable, V any] struct {
 	Joined func(ctx context.Context, key K) // if set, called with the context of each caller that joins another one's call
+	Unused func(V)                          // if set, called with a result that no caller is left to get
 
 	mu    sync.Mutex // guards calls and the waiters of each call
 	calls map[K]*call[V]
@@ -65,6 +66,9 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	if last {
 		c.cancel()
 		<-c.done // its temporary files are gone when we return
+		if c.err == nil && g.Unused != nil {
+			g.Unused(c.val)
+		}
 	}
 	var zero V
 	return zero, context.Cause(ctx)

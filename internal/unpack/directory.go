@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
 )
 
 // Bounds on a zip's central directory. archive/zip keeps some 300 bytes in memory for each entry, however empty, and
@@ -14,6 +15,8 @@ import (
 const (
 	maxDirectory = 32 << 20 // bytes
 	maxEntries   = 1 << 17
+	maxName      = 4096    // bytes of an entry's name, as long as a path may be; checking one takes the square of it
+	maxElements  = 1 << 20 // directories that all names speak of, each of which is remembered while names are checked
 )
 
 // Sizes and signatures of the records, from the zip file format specification (APPNOTE.TXT 4.3).
@@ -94,8 +97,9 @@ func readEnd64(r io.ReaderAt, endAt int64) ([]byte, int64, error) {
 	if _, err := r.ReadAt(locator, endAt-locatorLen); err != nil {
 		return nil, 0, err
 	}
-	if string(locator[:4]) != locatorSig {
-		return nil, 0, nil
+	disk, disks := binary.LittleEndian.Uint32(locator[4:]), binary.LittleEndian.Uint32(locator[16:])
+	if string(locator[:4]) != locatorSig || disk != 0 || disks != 1 {
+		return nil, 0, nil // archive/zip goes by the end record then
 	}
 	at := binary.LittleEndian.Uint64(locator[8:])
 	if at > uint64(endAt) {
@@ -111,19 +115,33 @@ func readEnd64(r io.ReaderAt, endAt int64) ([]byte, int64, error) {
 	return big, int64(at), nil
 }
 
-// walk counts directory headers from the start of r on.
+// walk bounds the directory headers from the start of r on, and their names.
 func walk(r io.Reader) error {
 	b := bufio.NewReaderSize(r, 64<<10)
 	var total int64
+	elements := 0
 	for n := 0; ; n++ {
 		header, err := b.Peek(headerLen)
 		if err != nil || !bytes.HasPrefix(header, []byte(headerSig)) {
 			return nil
 		}
-		length := headerLen + int(binary.LittleEndian.Uint16(header[28:])) +
-			int(binary.LittleEndian.Uint16(header[30:])) + int(binary.LittleEndian.Uint16(header[32:]))
+		name := int(binary.LittleEndian.Uint16(header[28:]))
+		length := headerLen + name + int(binary.LittleEndian.Uint16(header[30:])) + int(binary.LittleEndian.Uint16(header[32:]))
 		if total += int64(length); n >= maxEntries || total > maxDirectory {
 			return fmt.Errorf("its central directory goes on beyond %d entries or %d bytes", maxEntries, maxDirectory)
+		}
+		if name > maxName {
+			return fmt.Errorf("it has a name of %d bytes; at most %d are accepted", name, maxName)
+		}
+		if header, err = b.Peek(headerLen + name); err != nil {
+			return nil
+		}
+		if elements += bytes.Count(header[headerLen:], []byte("/")); elements > maxElements {
+			return fmt.Errorf("its names speak of more than %d directories", maxElements)
+		}
+		// One such name is enough: x/mod/zip would collect a long error for each of them.
+		if bytes.IndexFunc(header[headerLen:], unicode.IsControl) >= 0 {
+			return fmt.Errorf("invalid char in the name %q: a control character", header[headerLen:])
 		}
 		if _, err := b.Discard(length); err != nil {
 			return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,25 +142,44 @@ func TestDirectoryBombs(t *testing.T) {
 			binary.LittleEndian.PutUint32(end[16:], 5)
 		})
 	}
+	nameless := func(int) string { return "" }
 	for _, test := range []struct {
 		name    string
 		entries int
+		entry   func(int) string
 		end     func(size int) []byte
 	}{
-		{"three million", 3_000_000, func(size int) []byte { return endRecord(3_000_000, size, 0) }},
-		{"one too many", unpack.MaxEntries + 1, func(size int) []byte { return endRecord(unpack.MaxEntries+1, size, 0) }},
-		{"a size of none", thrice, func(int) []byte { return endRecord(thrice, 0, 0) }},
-		{"a size of one entry", thrice, func(int) []byte { return endRecord(thrice, empty, 0) }},
-		{"a size of 65535", thrice, func(int) []byte { return endRecord(thrice, 65535, 0) }},
-		{"a count of none", 3 << 16, func(size int) []byte { return endRecord(0, size, 0) }},
-		{"an offset that lies", thrice, func(size int) []byte { return endRecord(thrice, size, size-empty) }},
-		{"zip64", thrice, zip64(thrice, length, 0, nil)},
-		{"zip64 with none stated", 3 << 16, zip64(0, 0, 0, nil)},
-		{"zip64 on another disk", thrice, fallBack(4, 1)},
-		{"zip64 on two disks", thrice, fallBack(16, 2)},
+		{"three million", 3_000_000, nameless, func(size int) []byte { return endRecord(3_000_000, size, 0) }},
+		{"one too many", unpack.MaxEntries + 1, nameless, func(size int) []byte { return endRecord(unpack.MaxEntries+1, size, 0) }},
+		{"long names", 9000, func(int) string { return strings.Repeat("x", 4000) }, func(int) []byte { return endRecord(9000, 0, 0) }},
+		{"a size of none", thrice, nameless, func(int) []byte { return endRecord(thrice, 0, 0) }},
+		{"a size of one entry", thrice, nameless, func(int) []byte { return endRecord(thrice, empty, 0) }},
+		{"a size of 65535", thrice, nameless, func(int) []byte { return endRecord(thrice, 65535, 0) }},
+		{"a count of none", 3 << 16, nameless, func(size int) []byte { return endRecord(0, size, 0) }},
+		{"an offset that lies", thrice, nameless, func(size int) []byte { return endRecord(thrice, size, size-empty) }},
+		{"entries behind the end record", unpack.MaxEntries - 1, nameless, func(size int) []byte {
+			const more = 1000
+			around := directoryHeader(strings.Repeat("x", 22))[:empty] // whose name is the end record
+			end := endRecord(unpack.MaxEntries+more, size+empty, 0)
+			return withComment(append(around, end...), strings.Repeat(string(directoryHeader("")), more))
+		}},
+		{"zip64", thrice, nameless, zip64(thrice, length, 0, nil)},
+		{"zip64 with none stated", 3 << 16, nameless, zip64(0, 0, 0, nil)},
+		{"zip64 by a size of 65535", thrice, nameless, zip64(thrice, length, 0, func(_, _, end []byte) {
+			copy(end, endRecord(1, 65535, 5))
+		})},
+		{"zip64 by an offset alone", thrice, nameless, zip64(thrice, length, 0, func(_, _, end []byte) {
+			copy(end, endRecord(1, 0, 0xffffffff))
+		})},
+		{"zip64 with an offset that lies and a gap", thrice, nameless, func(size int) []byte {
+			end64, locator := end64Record(size, 0xffff, size, 5)
+			return slices.Concat(end64, make([]byte, 100), locator, endRecord(0xffff, 0, 0))
+		}},
+		{"zip64 on another disk", thrice, nameless, fallBack(4, 1)},
+		{"zip64 on two disks", thrice, nameless, fallBack(16, 2)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := writeDirectory(t, test.entries, func(int) string { return "" }, test.end)
+			f := writeDirectory(t, test.entries, test.entry, test.end)
 			size := sizeOf(t, f)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

@@ -15,8 +15,8 @@ const (
 // CheckDirectory is what Open runs before archive/zip.
 var CheckDirectory = checkDirectory
 
-// Unchecked makes an Archive of a zip that need not keep any rule.
-func Unchecked(z *zip.Reader, m module.Version) *Archive {
+// Unchecked makes an Archive of a zip that need not keep any rule, and whose tree has the given directories.
+func Unchecked(z *zip.Reader, m module.Version, dirs ...string) *Archive {
 	z.RegisterDecompressor(zip.Deflate, inflate)
-	return &Archive{prefix: m.String() + "/", zip: z}
+	return &Archive{prefix: m.String() + "/", zip: z, dirs: dirs}
 }

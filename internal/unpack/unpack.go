@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"unicode"
 
 	"github.com/klauspost/compress/flate"
 	"golang.org/x/mod/module"
@@ -41,18 +43,20 @@ var ErrMalformed = errors.New("malformed module zip")
 // entries, then names, sizes and the place of go.mod by the rules of [golang.org/x/mod/zip]. f must be that very file.
 func Open(f *os.File, size int64, m module.Version) (*Archive, error) {
 	if err := checkDirectory(f, size); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, malformed(err)
 	}
 	checked, err := modzip.CheckZip(m, f.Name())
-	if err == nil {
-		err = checked.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	switch {
+	case err != nil:
+		return nil, malformed(err)
+	case checked.SizeError != nil:
+		return nil, malformed(checked.SizeError)
+	case len(checked.Invalid) > 0: // one of perhaps very many
+		return nil, malformed(checked.Invalid[0])
 	}
 	z, err := zip.NewReader(f, size)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, malformed(err)
 	}
 	z.RegisterDecompressor(zip.Deflate, inflate)
 	a := &Archive{prefix: m.String() + "/", zip: z}
@@ -72,6 +76,28 @@ func Open(f *os.File, size int64, m module.Version) (*Archive, error) {
 	return a, nil
 }
 
+// malformed blames the zip, unless it is the disk that could not be read.
+func malformed(err error) error {
+	var disk syscall.Errno
+	if errors.As(err, &disk) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", ErrMalformed, tame(err.Error()))
+}
+
+// tame shortens a text with names from a zip, and drops what could rewrite a terminal.
+func tame(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), maxText)], "?"))
+	return s
+}
+
+const maxText = 640 // bytes of an error
+
 // name returns an entry's slash-separated path in the tree.
 func (a *Archive) name(e *zip.File) string { return strings.TrimPrefix(e.Name, a.prefix) }
 
@@ -83,7 +109,7 @@ func (a *Archive) GoMod() (data []byte, ok bool, err error) {
 	for _, e := range a.zip.File {
 		if a.name(e) == "go.mod" {
 			var buf bytes.Buffer
-			_, err := a.read(e, &buf, make([]byte, 32<<10))
+			_, err := a.read(context.Background(), e, &buf, make([]byte, 32<<10)) // 16 MiB at most
 			return buf.Bytes(), true, err
 		}
 	}
@@ -135,7 +161,7 @@ func (a *Archive) pass(ctx context.Context, slots *semaphore.Weighted, root *os.
 						return nil
 					}
 					e := a.zip.File[i]
-					sum, err := w.entry(e)
+					sum, err := w.entry(ctx, e)
 					if err != nil {
 						slots.Release(1)
 						return err
@@ -183,10 +209,10 @@ func (w *worker) close() {
 	}
 }
 
-func (w *worker) entry(e *zip.File) (sum [sha256.Size]byte, err error) {
+func (w *worker) entry(ctx context.Context, e *zip.File) (sum [sha256.Size]byte, err error) {
 	name := w.archive.name(e)
 	if w.root == nil || strings.HasSuffix(name, "/") || name == "" {
-		return w.archive.read(e, io.Discard, *w.buf)
+		return w.archive.read(ctx, e, io.Discard, *w.buf)
 	}
 	if dir := path.Dir(name); w.dir == nil || dir != w.dirName {
 		w.close()
@@ -199,23 +225,26 @@ func (w *worker) entry(e *zip.File) (sum [sha256.Size]byte, err error) {
 	if err != nil {
 		return sum, err
 	}
-	sum, err = w.archive.read(e, f, *w.buf)
+	sum, err = w.archive.read(ctx, e, f, *w.buf)
 	return sum, errors.Join(err, f.Close())
 }
 
 // read inflates one entry into dst and returns its hash.
-func (a *Archive) read(e *zip.File, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
+func (a *Archive) read(ctx context.Context, e *zip.File, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
 	r, err := e.Open()
 	if err != nil {
-		return sum, fmt.Errorf("%w: %s: %w", ErrMalformed, e.Name, err)
+		return sum, malformed(fmt.Errorf("%s: %w", e.Name, err))
 	}
 	defer r.Close()
 	h := sha256.New()
 	left := int64(e.UncompressedSize64)
 	for {
+		if ctx.Err() != nil {
+			return sum, context.Cause(ctx)
+		}
 		n, err := r.Read(buf)
 		if left -= int64(n); left < 0 {
-			return sum, fmt.Errorf("%w: %s: more data than its %d declared bytes", ErrMalformed, e.Name, e.UncompressedSize64)
+			return sum, malformed(fmt.Errorf("%s: more data than its %d declared bytes", e.Name, e.UncompressedSize64))
 		}
 		h.Write(buf[:n])
 		if _, err := dst.Write(buf[:n]); err != nil {
@@ -226,7 +255,7 @@ func (a *Archive) read(e *zip.File, dst io.Writer, buf []byte) (sum [sha256.Size
 			return sum, nil
 		}
 		if err != nil {
-			return sum, fmt.Errorf("%w: %s: %w", ErrMalformed, e.Name, err)
+			return sum, malformed(fmt.Errorf("%s: %w", e.Name, err))
 		}
 	}
 }

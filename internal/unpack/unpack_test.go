@@ -268,6 +268,32 @@ func TestNothingIsWrittenOutside(t *testing.T) {
 	}
 }
 
+func TestNoDirectoryIsMadeOutside(t *testing.T) {
+	for _, name := range []string{"../evil", "link/evil"} {
+		t.Run(strings.ReplaceAll(name, "/", ":"), func(t *testing.T) {
+			outside := t.TempDir()
+			dir := filepath.Join(outside, "staging")
+			if err := os.Mkdir(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+				t.Skip(err)
+			}
+			data := writeZip(t)
+			z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unpack.Unchecked(z, moduleM, name).Extract(t.Context(), newSlots(t), dir); err == nil {
+				t.Error("no error")
+			}
+			if fileExists(filepath.Join(outside, "evil")) {
+				t.Error("made outside")
+			}
+		})
+	}
+}
+
 func fileExists(name string) bool {
 	_, err := os.Lstat(name)
 	return err == nil
