@@ -73,6 +73,16 @@ func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error
 	return nil, failed
 }
 
+// fetch asks the mirrors that may see a module path.
+func (f *Fetcher) fetch(ctx context.Context, path string, w want) (Mirror, error) {
+	m, err := f.engine.fetch(ctx, f.routes.to(path), w)
+	var failed *FetchError
+	if setting := matching(f.routes.noProxy, path); setting != "" && f.routes.rule(path) == nil && errors.As(err, &failed) {
+		failed.Hint = setting + " keeps this path from all mirrors"
+	}
+	return m, err
+}
+
 // fetchTier asks each mirror of a tier. It returns the one with good bytes, or the attempt of the last-written one, or
 // an error that ends the whole fetch.
 func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchError) (m Mirror, last Attempt, err error) {

@@ -152,7 +152,7 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 			}
 		}
 		var file modFile
-		_, err := f.engine.fetch(ctx, f.routes.to(m.Path), want{
+		_, err := f.fetch(ctx, m.Path, want{
 			module: m, path: name, limit: maxGoMod, crosses: f.crosses(sumKey),
 			take: func(ctx context.Context, mirror Mirror, b *body) (err error) {
 				answer, leave := f.askVoucher(ctx, sumKey)

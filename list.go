@@ -37,7 +37,7 @@ type versionList struct {
 func (f *Fetcher) list(ctx context.Context, path string) (versionList, error) {
 	escaped, _ := module.EscapePath(path) // a checked path can be escaped
 	var list versionList
-	_, err := f.engine.fetch(ctx, f.routes.to(path), want{
+	_, err := f.fetch(ctx, path, want{
 		module: module.Version{Path: path}, path: escaped + "/@v/list", limit: maxList,
 		take: func(_ context.Context, _ Mirror, b *body) error {
 			data, err := b.all()
@@ -111,7 +111,7 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 			}
 		}
 		var file infoFile
-		_, err := f.engine.fetch(ctx, f.routes.to(m.Path), want{
+		_, err := f.fetch(ctx, m.Path, want{
 			module: m, path: name, limit: maxInfo,
 			take: func(_ context.Context, _ Mirror, b *body) (err error) {
 				if file.data, err = b.all(); err != nil {

@@ -235,18 +235,18 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 			return fmt.Errorf("%s: %w", env.cite(s.name), err)
 		}
 	}
-	private := strings.Join(c.private, ",")
-	if env.GONOPROXY == "" {
-		env.GONOPROXY = env.GOPRIVATE
+	exempt := func(name, patterns string) []exemption {
+		list := []exemption{{name, patterns}}
+		if patterns == "" || patterns == env.GOPRIVATE {
+			list[0] = exemption{"GOPRIVATE", env.GOPRIVATE}
+		}
+		for _, p := range c.private {
+			list = append(list, exemption{"WithPrivate", p})
+		}
+		return list
 	}
-	r.noProxy = joinPatterns(env.GONOPROXY, private)
-	f.exempt = []exemption{{"GONOSUMDB", env.GONOSUMDB}}
-	if env.GONOSUMDB == "" || env.GONOSUMDB == env.GOPRIVATE {
-		f.exempt = []exemption{{"GOPRIVATE", env.GOPRIVATE}}
-	}
-	if private != "" {
-		f.exempt = append(f.exempt, exemption{"WithPrivate", private})
-	}
+	r.noProxy = exempt("GONOPROXY", env.GONOPROXY)
+	f.exempt = exempt("GONOSUMDB", env.GONOSUMDB)
 	return nil
 }
 
@@ -318,10 +318,6 @@ func once[T any](name string, given []T) error {
 		return fmt.Errorf("%s is given %d times: which one counts?", name, len(given))
 	}
 	return nil
-}
-
-func joinPatterns(a, b string) string {
-	return strings.Trim(a+","+b, ",")
 }
 
 // checkPatterns refuses a glob that would silently match nothing: a private path would leak.

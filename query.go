@@ -319,7 +319,7 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 // and is not kept: the next one may be another.
 func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error) {
 	var info Info
-	_, err := f.engine.fetch(ctx, f.routes.to(path), want{
+	_, err := f.fetch(ctx, path, want{
 		module: module.Version{Path: path}, path: name, limit: maxInfo,
 		take: func(_ context.Context, _ Mirror, b *body) error {
 			data, err := b.all()

@@ -13,9 +13,9 @@ import (
 
 // routes says which mirrors may see a module path, and in which order.
 type routes struct {
-	tiers   []tier  // for paths that no other rule takes
-	rules   []route // WithRoute: the first that matches takes the path
-	noProxy string  // GONOPROXY: these paths see no mirror but the module's own origin
+	tiers   []tier      // for paths that no other rule takes
+	rules   []route     // WithRoute: the first that matches takes the path
+	noProxy []exemption // GONOPROXY and the like: these paths see no mirror but the module's own origin
 	direct  *direct
 }
 
@@ -34,10 +34,23 @@ func (r *routes) to(path string) []tier {
 	if rule := r.rule(path); rule != nil {
 		return rule.tiers
 	}
-	if module.MatchPrefixPatterns(r.noProxy, path) {
+	if matching(r.noProxy, path) != "" {
 		return []tier{{mirrors: []Mirror{r.direct}}}
 	}
 	return r.tiers
+}
+
+// An exemption is a setting whose patterns keep paths from mirrors, or from the checksum database.
+type exemption struct{ setting, patterns string }
+
+// matching returns the first exemption that matches path, for messages, or "".
+func matching(list []exemption, path string) string {
+	for _, e := range list {
+		if module.MatchPrefixPatterns(e.patterns, path) {
+			return e.setting + "=" + e.patterns
+		}
+	}
+	return ""
 }
 
 // rule returns the WithRoute rule for a path, or nil.
@@ -141,7 +154,7 @@ var errOff = &failure{kind: ErrForbidden, msg: "the mirror list ends in off: no 
 type Route struct {
 	Tiers   [][]Mirror // in order; the mirrors of a tier are joined by `|`, a `,` stands between tiers
 	Sums    string     // the checksum database that would be asked for what go.sum does not name; "" for none
-	SumsAt  []Mirror   // where it would be read, in order, its own host last
+	SumsAt  []Mirror   // where it would be read, in order
 	Exempts string     // the setting because of which it would not be asked; "" if it would
 }
 
@@ -155,11 +168,10 @@ func (f *Fetcher) Route(path string) Route {
 		return r
 	}
 	r.Sums = f.db.name
-	for _, t := range f.db.tiersFor(path, nil) {
-		r.SumsAt = append(r.SumsAt, t.mirrors...)
-	}
-	if f.db.explicit == nil {
-		r.SumsAt = append(r.SumsAt, f.db.host)
+	for _, p := range f.db.places(path, nil) {
+		for _, t := range p.tiers {
+			r.SumsAt = append(r.SumsAt, t.mirrors...)
+		}
 	}
 	return r
 }

@@ -44,7 +44,7 @@ type sumDB struct {
 	active  int                          // lookups under way
 	forked  error                        // set once the database has signed two histories
 
-	hostRetry atomic.Int64 // Unix time in nanoseconds before which the database's own host is not tried again
+	urlRetry, hostRetry atomic.Int64 // of the URL in GOSUMDB and of the database's own host; see sumPlace
 }
 
 // A sumRecord is what the database has on one version.
@@ -67,8 +67,8 @@ const (
 )
 
 const (
-	maxLookup = 1 << 20     // bytes
-	hostPause = time.Minute // after the own host could not be reached
+	maxLookup  = 1 << 20 // bytes
+	placePause = time.Minute
 )
 
 // newSumDB reads a GOSUMDB setting, which must not be off.
@@ -259,15 +259,23 @@ func (db *sumDB) end(ctx context.Context) {
 
 const settleWidth = 8
 
-// tiersFor returns where the database may be read for a module path: the URL that GOSUMDB names, else the mirrors that may
-// see the path, less those under suspicion.
-func (db *sumDB) tiersFor(path string, suspects []Mirror) []tier {
+// A sumPlace is where the database may be read; if it cannot be read there, the next one is tried.
+type sumPlace struct {
+	tiers []tier
+	retry *atomic.Int64 // Unix time in nanoseconds before which the place is passed over; nil is never
+}
+
+// places returns where the database may be read for a module path: at the URL that GOSUMDB names, at the mirrors that may
+// see the path, less those under suspicion, and last at its own host, unless GOSUMDB names another. GOSUMDB names who may
+// hear of every path that is looked up.
+func (db *sumDB) places(path string, suspects []Mirror) []sumPlace {
+	var places []sumPlace
 	if db.explicit != nil {
 		own, below := db.explicit[0], db.explicit[1]
 		if below.good.Load() {
 			own, below = below, own
 		}
-		return []tier{{mirrors: []Mirror{own, below}}}
+		places = append(places, sumPlace{[]tier{{[]Mirror{own, below}}}, &db.urlRetry})
 	}
 	var tiers []tier
 	for _, t := range db.routes.to(path) {
@@ -279,10 +287,16 @@ func (db *sumDB) tiersFor(path string, suspects []Mirror) []tier {
 			bases = append(bases, db.base(m))
 		}
 		if bases != nil {
-			tiers = append(tiers, tier{mirrors: bases})
+			tiers = append(tiers, tier{bases})
 		}
 	}
-	return tiers
+	if tiers != nil {
+		places = append(places, sumPlace{tiers: tiers})
+	}
+	if db.explicit == nil {
+		places = append(places, sumPlace{[]tier{{[]Mirror{db.host}}}, &db.hostRetry})
+	}
+	return places
 }
 
 // base returns the database's place at a mirror.
@@ -300,29 +314,30 @@ func (db *sumDB) base(m Mirror) *sumBase {
 	return b
 }
 
-// read gets one file of the database: from the bases for path, and last from its own host, which GOSUMDB names and which
-// may therefore hear of every path that is looked up.
+// read gets one file of the database from the first of its places that has it. A place that could not be reached is passed
+// over for a while, if there is another.
 func (db *sumDB) read(ctx context.Context, path string, suspects []Mirror, w want) (Mirror, error) {
-	tiers := db.tiersFor(path, suspects)
-	var err error
-	if len(tiers) > 0 {
-		var m Mirror
-		if m, err = db.engine.fetch(ctx, tiers, w); err == nil || ctx.Err() != nil {
+	var attempts []Attempt
+	places := db.places(path, suspects)
+	for i, p := range places {
+		alone := len(attempts) == 0 && i == len(places)-1
+		if p.retry != nil && !alone && time.Now().UnixNano() < p.retry.Load() {
+			continue
+		}
+		m, err := db.engine.fetch(ctx, p.tiers, w)
+		if err == nil || ctx.Err() != nil {
 			return m, err
 		}
+		if p.retry != nil && KindOf(err) == Transient {
+			p.retry.Store(time.Now().Add(placePause).UnixNano())
+		}
+		var failed *FetchError
+		if !errors.As(err, &failed) {
+			return nil, err
+		}
+		attempts = append(attempts, failed.Attempts...)
 	}
-	if db.explicit != nil || err != nil && time.Now().UnixNano() < db.hostRetry.Load() {
-		return nil, err
-	}
-	m, hostErr := db.engine.fetch(ctx, []tier{{mirrors: []Mirror{db.host}}}, w)
-	if hostErr != nil && KindOf(hostErr) == Transient {
-		db.hostRetry.Store(time.Now().Add(hostPause).UnixNano())
-	}
-	var before, after *FetchError
-	if errors.As(err, &before) && errors.As(hostErr, &after) {
-		after.Attempts = append(before.Attempts, after.Attempts...)
-	}
-	return m, hostErr
+	return nil, &FetchError{Path: w.path, Attempts: attempts}
 }
 
 // A lookup is one run of a sumdb.Client: its ClientOps, and what happened in it.

@@ -18,9 +18,6 @@ type voucher struct {
 	public     bool   // want is in an authenticated record of the public checksum database
 }
 
-// An exemption is a setting whose patterns say what is not looked up in the checksum database.
-type exemption struct{ setting, patterns string }
-
 // toolchainPath is the module whose zips are run as the go command itself: only the checksum database vouches for it.
 const toolchainPath = "golang.org/toolchain"
 
@@ -87,10 +84,8 @@ func (f *Fetcher) exemption(path string) string {
 	if rule := f.routes.rule(path); rule != nil {
 		return fmt.Sprintf("WithRoute(%q)", rule.patterns)
 	}
-	for _, e := range f.exempt {
-		if module.MatchPrefixPatterns(e.patterns, path) {
-			return e.setting + "=" + e.patterns
-		}
+	if setting := matching(f.exempt, path); setting != "" {
+		return setting
 	}
 	if f.db == nil {
 		return "GOSUMDB=off"

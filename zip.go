@@ -284,7 +284,7 @@ func (s *staging) obtain(ctx context.Context) error {
 			return err
 		}
 	}
-	mirror, err := s.f.engine.fetch(ctx, s.f.routes.to(s.m.Path), want{
+	mirror, err := s.f.fetch(ctx, s.m.Path, want{
 		module: s.m, path: name, limit: maxZip, crosses: s.f.crosses(s.m),
 		take: func(ctx context.Context, mirror Mirror, b *body) error {
 			answer, leave := s.f.askVoucher(ctx, s.m)
