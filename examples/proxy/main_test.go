@@ -38,9 +38,9 @@ func TestOneMirrorBehindAnother(t *testing.T) {
 	srv.Fault("*", modfetchtest.Status(500))
 	for path, want := range map[string]int{
 		"/example.com/none/@v/v1.0.0.zip":  http.StatusBadGateway,
-		"/example.com/!upper/@v/list":      http.StatusNotFound,
+		"/example.com/!upper/@v/list":      http.StatusBadGateway,
 		"/example.com/Upper/@v/v1.0.0.zip": http.StatusNotFound, // not escaped
-		"/../@v/v1.0.0.zip":                http.StatusNotFound,
+		"/example.com/!upper/@v/v1.0.0.md": http.StatusNotFound,
 	} {
 		resp, err := http.Get(proxy.URL + path)
 		if err != nil {

@@ -176,6 +176,11 @@ func TestReadAndWrite(t *testing.T) {
 		}
 		before = info
 	}
+	for limit, want := range map[int64]string{0: "", 3: "las", 4: "last", 5: "last"} {
+		if data, err := filelock.Read(t.Context(), name, limit); err != nil || string(data) != want {
+			t.Errorf("read %q, %v with a limit of %d, want %q", data, err, limit, want)
+		}
+	}
 	if err := filelock.Write(t.Context(), filepath.Join(name, "below"), nil); err == nil {
 		t.Error("wrote below a file")
 	}

@@ -209,6 +209,52 @@ func TestAnOldCallDoesNotForgetTheNew(t *testing.T) {
 	})
 }
 
+func TestUnusedResults(t *testing.T) {
+	failed := errors.New("failed")
+	for _, test := range []struct {
+		name  string
+		leave int // how many of two callers leave
+		err   error
+		want  int
+	}{
+		{"nobody leaves", 0, nil, 0},
+		{"one leaves", 1, nil, 0},
+		{"both leave", 2, nil, 1},
+		{"both leave a failure", 2, failed, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var unused []string
+				g := flight.Group[string, string]{Unused: func(val string) { unused = append(unused, val) }}
+				end := make(chan struct{})
+				fn := func(context.Context) (string, error) {
+					<-end
+					return "result", test.err
+				}
+				var callers []<-chan result
+				for i := range 2 {
+					ctx, cancel := context.WithCancel(t.Context())
+					callers = append(callers, do(ctx, &g, "a", fn))
+					synctest.Wait()
+					defer cancel()
+					if i < test.leave {
+						time.AfterFunc(time.Duration(i+1), cancel)
+					}
+				}
+				time.Sleep(time.Second)
+				close(end)
+				for _, c := range callers {
+					<-c
+				}
+				synctest.Wait()
+				if len(unused) != test.want || test.want > 0 && unused[0] != "result" {
+					t.Errorf("unused: %q, want %d", unused, test.want)
+				}
+			})
+		})
+	}
+}
+
 type ctxKey struct{}
 
 func TestTheFirstCallersContext(t *testing.T) {

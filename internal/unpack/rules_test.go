@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,6 +239,10 @@ func TestDamagedEntries(t *testing.T) {
 			binary.LittleEndian.PutUint32(data[directory+42:], 1<<30)
 			return data
 		}()},
+		{"local header before the file", at64(good, 1<<64-1)},
+		{"local header behind any file", at64(good, 1<<62)},
+		{"local header at the end of all numbers", at64(good, 1<<63-1)},
+		{"compressed size of all numbers", lie(false, func(h *zip.FileHeader) { h.CompressedSize64 = 1<<63 - 1 })},
 		{"directory said to lie elsewhere", func() []byte {
 			data := bytes.Clone(good)
 			binary.LittleEndian.PutUint32(endOf(data)[16:], 1<<24)
@@ -263,6 +268,18 @@ func TestDamagedEntries(t *testing.T) {
 			}
 		})
 	}
+}
+
+// at64 moves the local header of a zip's only entry by a zip64 field.
+func at64(data []byte, offset uint64) []byte {
+	end := endOf(data)
+	at := int(binary.LittleEndian.Uint32(end[16:]))
+	header := bytes.Clone(data[at : len(data)-22])
+	binary.LittleEndian.PutUint32(header[42:], 0xffffffff)
+	binary.LittleEndian.PutUint16(header[30:], 12)
+	header = append(header, 1, 0, 8, 0)
+	header = binary.LittleEndian.AppendUint64(header, offset)
+	return slices.Concat(data[:at], header, endRecord(1, len(header), at))
 }
 
 func TestModes(t *testing.T) {
