@@ -99,28 +99,13 @@ func (d *download) newFetcher() (*modfetch.Fetcher, error) {
 		return nil, err
 	}
 	if d.modCache == "" && env.GOMODCACHE == "" {
-		return nil, errors.New("no module cache: set GOMODCACHE, GOPATH or HOME, or give -modcache dir")
+		return nil, errNoModCache
 	}
-	options := []modfetch.Option{
-		modfetch.WithGoEnv(env),
+	return d.settings.fetcher(env, d.project,
 		modfetch.WithJobs(d.jobs),
 		modfetch.WithPolicy(modfetch.Policy{NoExtract: d.noExtract}),
 		modfetch.WithTrace(d.trace()),
-	}
-	if d.mirrors != "" {
-		options = append(options, modfetch.WithGOPROXY(d.mirrors))
-	}
-	if d.modCache != "" {
-		options = append(options, modfetch.WithModCache(d.modCache))
-	}
-	if d.project != nil {
-		goSum, err := modfetch.LoadGoSum(d.project.goSums...)
-		if err != nil {
-			return nil, err
-		}
-		options = append(options, modfetch.WithGoSum(goSum))
-	}
-	return modfetch.New(options...)
+	)
 }
 
 func (d *download) trace() *modfetch.Trace {
@@ -264,10 +249,7 @@ func plain(m modfetch.Module) string {
 
 // failed reports a module that failed.
 func (d *download) failed(out moduleJSON, err error) error {
-	out.Error = err.Error()
-	if !strings.Contains(out.Error, out.Path) {
-		out.Error = fmt.Sprintf("%s@%s: %s", out.Path, out.Version, out.Error)
-	}
+	out.Error = message(err, target{out.Path, out.Version})
 	d.report.moduleFailed(out.Error)
 	if !d.json {
 		d.screen.Println("modfetch: " + out.Error)

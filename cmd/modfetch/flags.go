@@ -3,14 +3,10 @@ package main
 import (
 	"errors"
 	"flag"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/modfetch/modfetch"
 	"golang.org/x/mod/module"
 )
 
@@ -58,9 +54,7 @@ the cache, and need not be downloaded again.
 
 // downloadFlags are the arguments of modfetch download.
 type downloadFlags struct {
-	dir       string
-	mirrors   string // "" for GOPROXY
-	modCache  string // absolute; "" for GOMODCACHE
+	settings
 	jobs      int
 	noExtract bool
 	updateSum bool
@@ -70,7 +64,7 @@ type downloadFlags struct {
 	targets   []target
 }
 
-// A target is a module to download, as an argument names it.
+// A target is a module as an argument names it.
 type target struct {
 	path  string
 	query string
@@ -81,10 +75,6 @@ func (t target) String() string { return t.path + "@" + t.query }
 func parseDownload(args []string) (*downloadFlags, error) {
 	f := &downloadFlags{jobs: 64, progress: "auto"}
 	set := flag.NewFlagSet("download", flag.ContinueOnError)
-	set.SetOutput(io.Discard)
-	set.StringVar(&f.dir, "C", ".", "")
-	set.StringVar(&f.mirrors, "mirrors", "", "")
-	set.StringVar(&f.modCache, "modcache", "", "")
 	set.BoolVar(&f.noExtract, "no-extract", false, "")
 	set.BoolVar(&f.updateSum, "update-sum", false, "")
 	set.BoolVar(&f.json, "json", false, "")
@@ -102,50 +92,29 @@ func parseDownload(args []string) (*downloadFlags, error) {
 		}
 		return nil
 	})
-	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil, errHelp
-	} else if err != nil {
-		return nil, usagef("%v", err)
+	if err := f.settings.parse(set, args, "C", "mirrors", "modcache"); err != nil {
+		return nil, err
 	}
-
 	var err error
-	if f.dir, err = filepath.Abs(f.dir); err != nil {
-		return nil, err
-	}
-	if info, err := os.Stat(f.dir); err != nil {
-		return nil, usagef("-C: %v", err)
-	} else if !info.IsDir() {
-		return nil, usagef("-C: %s is not a directory", f.dir)
-	}
-	set.Visit(func(given *flag.Flag) {
-		if (given.Name == "mirrors" || given.Name == "modcache") && given.Value.String() == "" {
-			err = errors.Join(err, usagef("-%s is empty; leave it out to use the go command's setting", given.Name))
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	if f.modCache != "" && !filepath.IsAbs(f.modCache) {
-		f.modCache = filepath.Join(f.dir, f.modCache)
-	}
-	if f.mirrors != "" {
-		if _, err := modfetch.New(modfetch.WithGOPROXY(f.mirrors)); err != nil {
-			return nil, usagef("-mirrors %s", strings.TrimPrefix(err.Error(), "modfetch: WithGOPROXY "))
-		}
-	}
-	for _, arg := range set.Args() {
+	f.targets, err = parseTargets(set.Args())
+	return f, err
+}
+
+// parseTargets reads arguments of the form module[@query]. One that is given twice counts once.
+func parseTargets(args []string) ([]target, error) {
+	var targets []target
+	for _, arg := range args {
 		t, err := parseTarget(arg)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(f.targets, t) {
-			f.targets = append(f.targets, t)
+		if !slices.Contains(targets, t) {
+			targets = append(targets, t)
 		}
 	}
-	return f, nil
+	return targets, nil
 }
 
-// parseTarget reads an argument of the form module[@query].
 func parseTarget(arg string) (target, error) {
 	if strings.HasPrefix(arg, "-") {
 		return target{}, usagef("%q comes after a module; flags go before modules", arg)

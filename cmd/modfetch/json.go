@@ -27,8 +27,8 @@ type moduleJSON struct {
 	Unverified      string `json:",omitempty"`
 }
 
-func printJSON(w io.Writer, m moduleJSON) error {
-	data, err := json.MarshalIndent(m, "", "\t")
+func printJSON(w io.Writer, object any) error {
+	data, err := json.MarshalIndent(object, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,10 @@ type command struct {
 
 var commands = []command{
 	{"download", "download modules to the module cache", downloadHelp, runDownload},
+	{"verify", "verify what the module cache holds", verifyHelp, runVerify},
+	{"list", "list the versions of modules", listHelp, runList},
+	{"info", "resolve queries to versions", infoHelp, runInfo},
+	{"env", "print the settings, and who would be asked", envHelp, runEnv},
 	{"version", "print the version of modfetch", versionHelp, runVersion},
 }
 
@@ -63,7 +67,12 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 var (
 	errHelp   = errors.New("help requested")      // by a flag
 	errFailed = errors.New("some modules failed") // each of which has been reported
+
+	errInterrupted = errors.New("interrupted") // as the context says too
 )
+
+// atOnce is how many modules list, info and verify work on at the same time. Requests have a limit of their own.
+const atOnce = 16
 
 // run runs the command that args name and returns the exit code of the process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

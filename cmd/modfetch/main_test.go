@@ -57,8 +57,8 @@ func (w *world) modfetch(args ...string) (code int, stdout, stderr string) {
 
 func (w *world) modfetchUntil(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	w.t.Helper()
-	if args[0] == "download" {
-		args = append([]string{"download", "-C", w.dir}, args[1:]...)
+	if slices.Contains([]string{"download", "verify", "list"}, args[0]) {
+		args = append([]string{args[0], "-C", w.dir}, args[1:]...)
 	}
 	var out, err bytes.Buffer
 	code = run(ctx, args, &out, &err)
@@ -144,10 +144,33 @@ func TestExitCodes(t *testing.T) {
 		{"no jobs", "download;-jobs;0", exitUsage, `"0" for flag -jobs: want a whole number, 1 or more`},
 		{"half a job", "download;-jobs;0.5", exitUsage, `"0.5" for flag -jobs: want a whole number, 1 or more`},
 		{"progress", "download;-progress;yes", exitUsage, `"yes" for flag -progress: want auto, always or never`},
-		{"bad mirror", "download;-mirrors;ftp://u:secret@x.example", exitUsage, `-mirrors has "ftp://x.example": want an http`},
+		{"bad mirror", "download;-mirrors;ftp://u:secret@x.example", exitUsage, `x.example": want an http`},
 		{"no mirror", "download;-mirrors;", exitUsage, "-mirrors is empty"},
 		{"no cache", "download;-modcache;", exitUsage, "-modcache is empty"},
 		{"no directory", "download;-C;/no/such/directory", exitUsage, "-C: "},
+		{"list help", "list;-h", exitOK, "usage: modfetch list"},
+		{"list", "list;example.com/c", exitOK, "v1.0.0\nv1.1.0\n"},
+		{"list nothing", "list", exitUsage, "no module is named"},
+		{"list a version", "list;example.com/c@v1.0.0", exitUsage, `want the module alone, "example.com/c"`},
+		{"list a bad path", "list;foo", exitUsage, `argument "foo": malformed module path`},
+		{"list with a late flag", "list;example.com/c;-json", exitUsage, `"-json" comes after a module`},
+		{"list with a bad mirror", "list;-mirrors;ftp://u:secret@x.example;example.com/c", exitUsage, `x.example": want an http`},
+		{"list in no directory", "list;-C;/no/such/directory;example.com/c", exitUsage, "-C: "},
+		{"list of no module", "list;example.com/nope", exitFailed, "modfetch: fetching example.com/nope"},
+		{"info help", "info;-h", exitOK, "usage: modfetch info"},
+		{"info", "info;example.com/c", exitOK, "example.com/c v1.1.0\n"},
+		{"info on nothing", "info", exitUsage, "no module is named"},
+		{"info with a bad query", "info;example.com/a@bad version", exitUsage, `"bad version" cannot be a version`},
+		{"info with a foreign flag", "info;-modcache;x;example.com/a", exitUsage, "-modcache\nRun 'modfetch help info' for usage."},
+		{"verify help", "verify;-h", exitOK, "usage: modfetch verify"},
+		{"verify a query", "verify;example.com/c@latest", exitUsage, `argument "example.com/c@latest": want a module with a full version`},
+		{"verify a prefix", "verify;example.com/c@v1.1", exitUsage, `argument "example.com/c@v1.1": want a module with a full version`},
+		{"verify a major version", "verify;example.com/c@v2.0.0", exitUsage, `argument "example.com/c@v2.0.0": want a module with a full`},
+		{"verify no project", "verify;-C;" + w.dir, exitFailed, "no go.mod or go.work in"},
+		{"verify no cache", "verify;-modcache;", exitUsage, "-modcache is empty"},
+		{"env help", "env;-h", exitOK, "usage: modfetch env"},
+		{"env", "env", exitOK, "GOPROXY=" + w.URL + "  # environment\n"},
+		{"env of a version", "env;example.com/c@v1.0.0", exitUsage, `want the module alone, "example.com/c"`},
 		{"no go.sum", "download;-update-sum;example.com/a@v1.0.0", exitUsage, "-update-sum: no go.mod or go.work in"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

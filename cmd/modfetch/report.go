@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/modfetch/modfetch"
 	"golang.org/x/mod/module"
@@ -197,6 +198,31 @@ func reason(err error) string {
 	}
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	return first
+}
+
+// message is the text of an error about a module, which it names.
+func message(err error, t target) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, t.path):
+		return text
+	case t.query == "":
+		return t.path + ": " + text
+	}
+	return t.String() + ": " + text
+}
+
+// printable is text that a mirror has sent, in one line and without what a terminal would obey.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 // count is a number of things.

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/modfetch/modfetch"
+)
+
+// settings are the flags of several commands that count more than the go command's settings.
+type settings struct {
+	dir      string // absolute
+	mirrors  string // "" for GOPROXY
+	modCache string // absolute; "" for GOMODCACHE
+}
+
+// parse adds the named flags, of C, mirrors and modcache, to those that a command has of its own, and reads them all.
+func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) error {
+	s.dir = "."
+	fields := map[string]*string{"C": &s.dir, "mirrors": &s.mirrors, "modcache": &s.modCache}
+	for _, name := range names {
+		set.StringVar(fields[name], name, *fields[name], "")
+	}
+	set.SetOutput(io.Discard)
+	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return errHelp
+	} else if err != nil {
+		return usagef("%v", err)
+	}
+
+	var err error
+	if s.dir, err = filepath.Abs(s.dir); err != nil {
+		return err
+	}
+	if info, err := os.Stat(s.dir); err != nil {
+		return usagef("-C: %v", err)
+	} else if !info.IsDir() {
+		return usagef("-C: %s is not a directory", s.dir)
+	}
+	set.Visit(func(given *flag.Flag) {
+		if (given.Name == "mirrors" || given.Name == "modcache") && given.Value.String() == "" {
+			err = errors.Join(err, usagef("-%s is empty; leave it out to use the go command's setting", given.Name))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if s.modCache != "" && !filepath.IsAbs(s.modCache) {
+		s.modCache = filepath.Join(s.dir, s.modCache)
+	}
+	if s.mirrors != "" {
+		if _, err := modfetch.New(modfetch.WithGOPROXY(s.mirrors)); err != nil {
+			return usagef("-mirrors %s", strings.TrimPrefix(err.Error(), "modfetch: WithGOPROXY "))
+		}
+	}
+	return nil
+}
+
+// fetcher returns a Fetcher with these settings, the go command's behind them, and the go.sum of the project, which may
+// be nil.
+func (s *settings) fetcher(env modfetch.GoEnv, p *project, options ...modfetch.Option) (*modfetch.Fetcher, error) {
+	options = append(options, modfetch.WithGoEnv(env))
+	if s.mirrors != "" {
+		options = append(options, modfetch.WithGOPROXY(s.mirrors))
+	}
+	if s.modCache != "" {
+		options = append(options, modfetch.WithModCache(s.modCache))
+	}
+	if p != nil {
+		goSum, err := modfetch.LoadGoSum(p.goSums...)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, modfetch.WithGoSum(goSum))
+	}
+	return modfetch.New(options...)
+}
+
+var errNoModCache = errors.New("no module cache: set GOMODCACHE, GOPATH or HOME, or give -modcache dir")
