@@ -73,6 +73,9 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	err = d.run(ctx)
 	d.live.stop()
+	if err != nil || ctx.Err() != nil {
+		d.report.broken(stderr)
+	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted; %s complete, in the cache", count(d.report.downloaded+d.report.cached, "module"))
 	}
@@ -89,6 +92,11 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	if len(d.report.failed) > 0 {
 		return errFailed
+	}
+	if len(d.targets) == 0 && len(d.modules) > 0 && !d.updateSum && !d.json {
+		if _, err := os.Stat(d.project.goSums[0]); errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintf(stderr, "there is no %s, which go build asks for: -update-sum writes it\n", filepath.Base(d.project.goSums[0]))
+		}
 	}
 	return nil
 }

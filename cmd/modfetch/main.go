@@ -106,7 +106,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "modfetch:", err)
 		return exitInterrupted
 	case err != errFailed:
-		fmt.Fprintln(stderr, "modfetch:", err)
+		fmt.Fprintln(stderr, "modfetch:", strings.TrimPrefix(err.Error(), "modfetch: "))
 	}
 	return exitFailed
 }

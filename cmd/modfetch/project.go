@@ -3,12 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +32,12 @@ func findProject(dir string) (*project, error) {
 		return nil, err
 	}
 	goSums, err := graph.GoSums(file)
-	if err != nil { // there is a project, so the error must not say that there is none
-		return nil, fmt.Errorf("%v; with GOWORK=off, a workspace is ignored", err)
+	if err != nil {
+		text := err.Error() // not the error: there is a project, which must not be taken for none
+		if !strings.HasSuffix(file, ".mod") {
+			text += "; with GOWORK=off, the workspace is ignored"
+		}
+		return nil, errors.New(text)
 	}
 	return &project{file, goSums}, nil
 }

@@ -79,7 +79,7 @@ func (r *report) attemptDone(_ context.Context, i modfetch.AttemptInfo) {
 	case "":
 		c.files++
 		return
-	case modfetch.Corrupt, modfetch.Security:
+	case modfetch.Corrupt:
 		r.condemned = append(r.condemned, i)
 	}
 	c.failed[i.Kind]++
@@ -132,16 +132,8 @@ func (r *report) summary(w io.Writer, failures bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintln(w, r.headline())
-	line := func(label, text string) { fmt.Fprintf(w, "  %-11s %s\n", label, text) }
-	byFiles := func(a, b string) int { return cmp.Or(r.mirrors[b].files-r.mirrors[a].files, strings.Compare(a, b)) }
-	for _, name := range slices.SortedFunc(maps.Keys(r.mirrors), byFiles) {
-		c := r.mirrors[name]
-		text := fmt.Sprintf("%s  %s, %s", name, count(c.files, "file"), size(c.bytes))
-		for _, kind := range slices.Sorted(maps.Keys(c.failed)) {
-			text += fmt.Sprintf(", %d %s", c.failed[kind], kind)
-		}
-		line("mirror", text)
-	}
+	r.mirrorLines(w)
+	line := func(label, text string) { summaryLine(w, label, text) }
 	verified, unverified := make(map[string]int), make(map[string]int)
 	for _, v := range r.vouched {
 		if v.Unverified != "" {
@@ -166,6 +158,29 @@ func (r *report) summary(w io.Writer, failures bool) {
 			line("failed", text)
 		}
 	}
+}
+
+func summaryLine(w io.Writer, label, text string) { fmt.Fprintf(w, "  %-11s %s\n", label, text) }
+
+// mirrorLines prints what each mirror has done, which after a failure or an interrupt says where it may have hung.
+// r.mu is held.
+func (r *report) mirrorLines(w io.Writer) {
+	byFiles := func(a, b string) int { return cmp.Or(r.mirrors[b].files-r.mirrors[a].files, strings.Compare(a, b)) }
+	for _, name := range slices.SortedFunc(maps.Keys(r.mirrors), byFiles) {
+		c := r.mirrors[name]
+		text := fmt.Sprintf("%s  %s, %s", name, count(c.files, "file"), size(c.bytes))
+		for _, kind := range slices.Sorted(maps.Keys(c.failed)) {
+			text += fmt.Sprintf(", %d %s", c.failed[kind], kind)
+		}
+		summaryLine(w, "mirror", text)
+	}
+}
+
+// broken prints what there is to say of a run that has not come to its end.
+func (r *report) broken(w io.Writer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mirrorLines(w)
 }
 
 // headline counts modules, bytes and time in one line. r.mu is held.

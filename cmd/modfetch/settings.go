@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -63,6 +64,9 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 // fetcher returns a Fetcher with these settings, the go command's behind them, and the go.sum of the project, which may
 // be nil.
 func (s *settings) fetcher(env modfetch.GoEnv, p *project, options ...modfetch.Option) (*modfetch.Fetcher, error) {
+	if strings.Contains(env.GOFLAGS, "-modfile") {
+		return nil, fmt.Errorf("GOFLAGS (%s) has -modfile, which modfetch does not follow: it reads go.mod", env.Source("GOFLAGS"))
+	}
 	options = append(options, modfetch.WithGoEnv(env))
 	if s.mirrors != "" {
 		options = append(options, modfetch.WithGOPROXY(s.mirrors))

@@ -242,7 +242,6 @@ func TestDamagedEntries(t *testing.T) {
 		{"local header before the file", at64(good, 1<<64-1)},
 		{"local header behind any file", at64(good, 1<<62)},
 		{"local header at the end of all numbers", at64(good, 1<<63-1)},
-		{"compressed size of all numbers", lie(false, func(h *zip.FileHeader) { h.CompressedSize64 = 1<<63 - 1 })},
 		{"directory said to lie elsewhere", func() []byte {
 			data := bytes.Clone(good)
 			binary.LittleEndian.PutUint32(endOf(data)[16:], 1<<24)
