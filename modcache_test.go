@@ -414,11 +414,18 @@ func TestPublishZip(t *testing.T) {
 	t.Run("damaged hash", func(t *testing.T) {
 		c := newModCache(t)
 		write(t, hashFile(c), sumB+" and a longer text than any hash has")
+		before, err := os.Stat(hashFile(c))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := c.publishZip(t.Context(), cachedM, stage(t, c, zipA), sumA); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, hashFile(c)); got != sumA {
 			t.Errorf("hash %q, want %q", got, sumA)
+		}
+		if after, err := os.Stat(hashFile(c)); err != nil || !os.SameFile(before, after) {
+			t.Errorf("the file, which the go command locks, was replaced by another, %v", err)
 		}
 	})
 }

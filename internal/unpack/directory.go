@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"unicode"
+	"strings"
+
+	"golang.org/x/mod/module"
 )
 
 // Bounds on a zip's central directory. archive/zip keeps some 300 bytes in memory for each entry, however empty, and
@@ -15,7 +17,8 @@ import (
 const (
 	maxDirectory = 32 << 20 // bytes
 	maxEntries   = 1 << 17
-	maxName      = 4096    // bytes of an entry's name, as long as a path may be; checking one takes the square of it
+	maxName      = 4096 // bytes of an entry's name, as long as a path may be; checking one takes the square of it
+	maxInvalid   = 1000
 	maxElements  = 1 << 20 // directories that all names speak of, each of which is remembered while names are checked
 )
 
@@ -119,7 +122,7 @@ func readEnd64(r io.ReaderAt, endAt int64) ([]byte, int64, error) {
 func walk(r io.Reader) error {
 	b := bufio.NewReaderSize(r, 64<<10)
 	var total int64
-	elements := 0
+	elements, invalid := 0, 0
 	for n := 0; ; n++ {
 		header, err := b.Peek(headerLen)
 		if err != nil || !bytes.HasPrefix(header, []byte(headerSig)) {
@@ -139,9 +142,11 @@ func walk(r io.Reader) error {
 		if elements += bytes.Count(header[headerLen:], []byte("/")); elements > maxElements {
 			return fmt.Errorf("its names speak of more than %d directories", maxElements)
 		}
-		// One such name is enough: x/mod/zip would collect a long error for each of them.
-		if bytes.IndexFunc(header[headerLen:], unicode.IsControl) >= 0 {
-			return fmt.Errorf("invalid char in the name %q: a control character", header[headerLen:])
+		// x/mod/zip would collect an error for each bad name. Of long names there cannot be very many.
+		if 0 < name && name <= 512 && module.CheckFilePath(strings.TrimSuffix(string(header[headerLen:]), "/")) != nil {
+			if invalid++; invalid > maxInvalid {
+				return fmt.Errorf("it has more than %d bad names, such as %q", maxInvalid, header[headerLen:])
+			}
 		}
 		if _, err := b.Discard(length); err != nil {
 			return nil

@@ -215,7 +215,7 @@ func TestDirectoryMemory(t *testing.T) {
 	}{
 		{"most entries", most, func(i int) string { return in + strconv.Itoa(i) }, 128},
 		{"long names", most / 8, func(i int) string { return fmt.Sprintf("%s%0*d", in, 8*longest-len(in), i) }, 256},
-		{"names against the rules", most, func(int) string { return strings.Repeat("*", longest) }, 256},
+		{"names against the rules", most, func(int) string { return strings.Repeat("*", longest) }, 320},
 		{"many directories", 1 << 15, func(i int) string { return fmt.Sprint(in, i, strings.Repeat("/a", 80)) }, 256},
 	} {
 		t.Run(test.name, func(t *testing.T) {

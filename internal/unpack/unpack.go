@@ -79,7 +79,7 @@ func Open(f *os.File, size int64, m module.Version) (*Archive, error) {
 // malformed blames the zip, unless it is the disk that could not be read.
 func malformed(err error) error {
 	var disk syscall.Errno
-	if errors.As(err, &disk) {
+	if errors.As(err, &disk) && disk != syscall.EINVAL { // which is what an offset beyond all numbers gives
 		return err
 	}
 	return fmt.Errorf("%w: %s", ErrMalformed, tame(err.Error()))
