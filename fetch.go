@@ -286,11 +286,11 @@ func (f *Fetcher) Extract(ctx context.Context, m module.Version, dir string) err
 	defer z.Close()
 	dir = filepath.Clean(dir)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
-		return err
+		return diskError(m, err)
 	}
 	staged, err := mkdirTemp(dir)
 	if err != nil {
-		return err
+		return diskError(m, err)
 	}
 	defer os.RemoveAll(staged) // is gone after the rename
 	a, err := unpack.Open(z.file, z.Size, m)
@@ -305,7 +305,7 @@ func (f *Fetcher) Extract(ctx context.Context, m module.Version, dir string) err
 		return failf(ErrCorrupt, "extract %s: its zip was changed while it was read", m)
 	}
 	os.Remove(dir) // if it was there, it was empty
-	return os.Rename(staged, dir)
+	return diskError(m, os.Rename(staged, dir))
 }
 
 // Download fetches modules with all their files, many at once, and yields each as it completes. An error belongs to the

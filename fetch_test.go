@@ -365,3 +365,37 @@ func TestUpdateOfGoSum(t *testing.T) {
 		t.Errorf("go.sum:\n%swant:\n%s", got.String(), want)
 	}
 }
+
+// TestZipsWithoutACacheAreSharedSafely has many callers take and release one temporary file.
+func TestZipsWithoutACacheAreSharedSafely(t *testing.T) {
+	s := newWorld(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	f, err := modfetch.New(s.Options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for n := range 32 {
+		wg.Go(func() {
+			for range 10 {
+				if n%2 == 0 {
+					download(t, f, moduleM)
+					continue
+				}
+				z, err := f.Zip(t.Context(), moduleM)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				if _, err := z.FS(); err != nil {
+					t.Error(err)
+				}
+				z.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if left := files(t, os.Getenv("TMPDIR")); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}

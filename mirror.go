@@ -151,6 +151,9 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		if errors.As(err, &ue) {
 			err = ue.Err // drops the URL, which may carry a query
 		}
+		if absent(err) { // such as a dialler's missing socket: no word of the mirror's
+			err = &failure{ErrTransient, "no connection", err}
+		}
 		return nil, err
 	}
 	out, err := m.response(resp, r)

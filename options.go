@@ -142,7 +142,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 	f.infos.Joined = f.trace.joined
 	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }
 	f.zips.Joined = f.mods.Joined
-	f.zips.Unused = (*zipFile).drop
+	f.zips.Held, f.zips.Unused = (*zipFile).hold, (*zipFile).drop
 
 	f.jobs = defaultJobs
 	if len(c.jobs) > 0 {

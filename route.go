@@ -129,13 +129,13 @@ func parseMirror(item string, client *http.Client) (Mirror, error) {
 // withoutSecrets takes user name, password and query out of text that may be no URL: all up to the last @, and all from the
 // first question mark.
 func withoutSecrets(item string) string {
-	item, _, _ = strings.Cut(item, "?")
 	if at := strings.LastIndexByte(item, '@'); at >= 0 {
 		scheme, _, _ := strings.Cut(item, ":")
 		if item = item[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
 			item = scheme + "://" + item
 		}
 	}
+	item, _, _ = strings.Cut(item, "?")
 	return item
 }
 

@@ -85,6 +85,7 @@ func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	head = bytes.Trim(head, "\x00") // what an older process that died has left
 	if len(head) > 0 {
 		if _, err := note.Open(head, note.VerifierList(s.verifier)); err != nil {
 			return nil, failf(ErrSecurity, "the tree head in %s is not signed by the key of %s: %v; "+
@@ -126,7 +127,7 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(now) > 0 && !bytes.Equal(now, old) {
+	if now = bytes.Trim(now, "\x00"); len(now) > 0 && !bytes.Equal(now, old) {
 		return sumdb.ErrWriteConflict
 	}
 	return filelock.Overwrite(f, new)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -234,6 +235,15 @@ func TestI3FailureNeverLooksLikeAbsence(t *testing.T) {
 			if _, err := f.GoMod(t.Context(), moduleM); errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: %v looks like an absence", list, err)
 			}
+		}
+	})
+	t.Run("a dialler whose socket is missing", func(t *testing.T) {
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(t.TempDir(), "missing"))
+		}}}
+		f, _ := newFetcher(t, modfetch.WithGOPROXY("http://corp.test"), modfetch.WithHTTPClient(client))
+		if _, err := f.GoMod(t.Context(), moduleM); err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("error %v, want one that is not an absence", err)
 		}
 	})
 	t.Run("absence itself", func(t *testing.T) {

@@ -39,7 +39,7 @@ func (f *Fetcher) voucher(ctx context.Context, m module.Version) (voucher, error
 			continue
 		}
 		if err != nil {
-			return voucher{}, fmt.Errorf("cannot verify %s: %s: %w", m, s, err)
+			return voucher{}, diskError(m, fmt.Errorf("cannot verify %s: %s: %w", m, s, err))
 		}
 		if want := firstH1(sums); want != "" {
 			return voucher{want: want, by: s.String(), source: s.String()}, nil

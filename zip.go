@@ -42,13 +42,9 @@ func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
 		if err != nil {
 			return nil, err
 		}
-		// What was verified may be gone or replaced by now, by another process or because other callers have closed it:
-		// then it is verified again.
+		// What was verified may be gone or replaced by now, by another process: then it is verified again.
 		if z.temp != nil {
-			if file := z.temp.acquire(); file != nil {
-				return &Zip{z.info.Size(), z.sum, file, sync.OnceValue(z.temp.release)}, nil
-			}
-			continue
+			return &Zip{z.info.Size(), z.sum, z.temp.file, sync.OnceValue(z.temp.release)}, nil
 		}
 		file, err := os.Open(z.path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -87,7 +83,8 @@ func (f *Fetcher) zip(ctx context.Context, m module.Version, tree bool) (*zipFil
 		return nil, err
 	}
 	line, _ := f.goSumVoucher(ctx, m)
-	return f.zips.Do(ctx, fileKey{m, line.want, tree}, func(ctx context.Context) (*zipFile, error) {
+	goMod, _ := f.goSumVoucher(ctx, module.Version{Path: m.Path, Version: m.Version + "/go.mod"}) // see matchGoMod
+	return f.zips.Do(ctx, fileKey{m, line.want + goMod.want, tree}, func(ctx context.Context) (*zipFile, error) {
 		if f.mod != nil {
 			return f.zipInModCache(ctx, m, tree)
 		}
@@ -185,13 +182,12 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 	return nil, nil // it will be replaced
 }
 
-// zipInTemp fetches m's zip into a temporary file that is gone when its last reader has closed it. Whoever gets it
-// acquires it; drop takes care of one that nobody gets.
+// zipInTemp fetches m's zip into a temporary file that is gone when the last of those who get it has released it.
 func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, err error) {
 	if f.locker != nil {
 		unlock, err := f.locker.Lock(ctx, proxyPath(m, "zip"))
 		if err != nil {
-			return nil, fmt.Errorf("fetching %s: waiting for the cache's lock: %w", m, err)
+			return nil, diskError(m, fmt.Errorf("fetching %s: waiting for the cache's lock: %w", m, err))
 		}
 		defer unlock()
 	}
@@ -214,25 +210,24 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 	return &zipFile{temp: &tempZip{file: s.file}, info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
 }
 
-// A tempZip is a temporary file shared by those who have it open.
+// A tempZip is a temporary file shared by those who have it.
 type tempZip struct {
-	mu   sync.Mutex // guards the following
-	file *os.File   // nil once it has been removed
+	file *os.File
+
+	mu   sync.Mutex // guards refs
 	refs int
 }
 
-func (t *tempZip) acquire() *os.File {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.file != nil {
-		t.refs++
+// hold makes a zip that has arrived belong to n callers, each of which releases it.
+func (z *zipFile) hold(n int) {
+	if z.temp != nil {
+		z.temp.refs = n
 	}
-	return t.file
 }
 
-// drop removes a zip whose callers have all left before it arrived.
+// drop releases a zip for a caller that has left, or that does not want it.
 func (z *zipFile) drop() {
-	if z.temp != nil && z.temp.acquire() != nil {
+	if z.temp != nil {
 		z.temp.release()
 	}
 }
@@ -243,9 +238,7 @@ func (t *tempZip) release() error {
 	if t.refs--; t.refs > 0 {
 		return nil
 	}
-	file := t.file
-	t.file = nil
-	return errors.Join(file.Close(), os.Remove(file.Name()))
+	return errors.Join(t.file.Close(), os.Remove(t.file.Name()))
 }
 
 // A staging is a zip on its way: received, hashed and extracted, and not trusted until somebody has vouched for its hash.
@@ -270,7 +263,7 @@ func (s *staging) obtain(ctx context.Context) error {
 	if s.f.cache != nil {
 		r, err := s.f.cache.Open(ctx, name)
 		if err == nil {
-			err = s.receive(r)
+			err = s.receive(io.LimitReader(r, maxZip+1))
 			r.Close()
 			if err == nil {
 				err = s.judge(ctx, "the cache", nil)
@@ -343,7 +336,7 @@ func (s *staging) judge(ctx context.Context, mirror string, answer func() (vouch
 		unpackErr = s.unpack(ctx, a)
 	}
 	if unpackErr != nil && !errors.Is(unpackErr, unpack.ErrMalformed) {
-		return unpackErr // the disk's fault, or the caller has left
+		return diskError(s.m, unpackErr) // the disk's fault, or the caller has left
 	}
 	if answer == nil {
 		answer = func() (voucher, error) { return s.f.voucher(ctx, s.m) }

@@ -45,17 +45,13 @@ func Write(ctx context.Context, name string, data []byte) error {
 	return errors.Join(Overwrite(f, data), f.Close())
 }
 
-// Overwrite replaces the content of a locked file. A reader without a lock that comes in between sees an empty file or
-// one that ends in zero bytes, both of which the go command takes for damage and not for content.
+// Overwrite replaces the content of a locked file. A process that dies in between leaves the old content or the new one:
+// the go command takes an empty file for an absent one, but not one that ends in zero bytes.
 func Overwrite(f *os.File, data []byte) error {
-	if err := f.Truncate(0); err != nil {
+	if _, err := f.WriteAt(data, 0); err != nil {
 		return err
 	}
-	if err := f.Truncate(int64(len(data))); err != nil {
-		return err
-	}
-	_, err := f.WriteAt(data, 0)
-	return err
+	return f.Truncate(int64(len(data)))
 }
 
 // wait tries for the lock with growing, jittered pauses. It closes f if it fails.

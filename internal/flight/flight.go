@@ -12,7 +12,8 @@ import (
 // does not disturb the others, and the last one to leave cancels the work. Nothing is remembered once it has ended.
 type Group[K comparable, V any] struct {
 	Joined func(ctx context.Context, key K) // if set, called with the context of each caller that joins another one's call
-	Unused func(V)                          // if set, called with a result that no caller is left to get
+	Held   func(v V, callers int)           // if set, called with each result and how many callers get it, before they do
+	Unused func(V)                          // if set, called once for each caller that Held counted and that left all the same, or if none was left
 
 	mu    sync.Mutex // guards calls and the waiters of each call
 	calls map[K]*call[V]
@@ -22,6 +23,7 @@ type call[V any] struct {
 	done    chan struct{} // closed once val and err are set
 	cancel  context.CancelFunc
 	waiters int
+	ended   bool // guarded by mu
 	val     V
 	err     error
 }
@@ -40,7 +42,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 		g.calls[key] = c
 		go func() { // ends with fn, which ends when work is cancelled
 			c.val, c.err = fn(work)
-			g.forget(key, c)
+			g.end(key, c)
 			cancel()
 			close(c.done)
 		}()
@@ -57,6 +59,14 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
+	if c.ended {
+		g.mu.Unlock()
+		if c.err == nil && g.Unused != nil {
+			g.Unused(c.val)
+		}
+		var zero V
+		return zero, context.Cause(ctx)
+	}
 	c.waiters--
 	last := c.waiters == 0
 	if last && g.calls[key] == c {
@@ -66,17 +76,23 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	if last {
 		c.cancel()
 		<-c.done // its temporary files are gone when we return
-		if c.err == nil && g.Unused != nil {
-			g.Unused(c.val)
-		}
 	}
 	var zero V
 	return zero, context.Cause(ctx)
 }
 
-func (g *Group[K, V]) forget(key K, c *call[V]) {
+// end gives the result to those who wait for it at this moment; who comes now starts afresh.
+func (g *Group[K, V]) end(key K, c *call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	c.ended = true
+	switch {
+	case c.err != nil:
+	case c.waiters > 0 && g.Held != nil:
+		g.Held(c.val, c.waiters)
+	case c.waiters == 0 && g.Unused != nil:
+		g.Unused(c.val)
+	}
 	if g.calls[key] == c {
 		delete(g.calls, key)
 	}

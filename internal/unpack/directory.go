@@ -19,7 +19,8 @@ const (
 	maxEntries   = 1 << 17
 	maxName      = 4096 // bytes of an entry's name, as long as a path may be; checking one takes the square of it
 	maxInvalid   = 1000
-	maxElements  = 1 << 20 // directories that all names speak of, each of which is remembered while names are checked
+	maxElements  = 1 << 20  // directories that all names speak of, each of which is remembered while names are checked
+	maxPrefixes  = 64 << 20 // bytes of all their names
 )
 
 // Sizes and signatures of the records, from the zip file format specification (APPNOTE.TXT 4.3).
@@ -122,7 +123,7 @@ func readEnd64(r io.ReaderAt, endAt int64) ([]byte, int64, error) {
 func walk(r io.Reader) error {
 	b := bufio.NewReaderSize(r, 64<<10)
 	var total int64
-	elements, invalid := 0, 0
+	elements, prefixes, invalid := 0, 0, 0
 	for n := 0; ; n++ {
 		header, err := b.Peek(headerLen)
 		if err != nil || !bytes.HasPrefix(header, []byte(headerSig)) {
@@ -139,8 +140,14 @@ func walk(r io.Reader) error {
 		if header, err = b.Peek(headerLen + name); err != nil {
 			return nil
 		}
-		if elements += bytes.Count(header[headerLen:], []byte("/")); elements > maxElements {
-			return fmt.Errorf("its names speak of more than %d directories", maxElements)
+		for i, c := range header[headerLen:] {
+			if c == '/' {
+				elements++
+				prefixes += i
+			}
+		}
+		if elements > maxElements || prefixes > maxPrefixes {
+			return fmt.Errorf("its names speak of more than %d directories, or of too long ones", maxElements)
 		}
 		// x/mod/zip would collect an error for each bad name. Of long names there cannot be very many.
 		if 0 < name && name <= 512 && module.CheckFilePath(strings.TrimSuffix(string(header[headerLen:]), "/")) != nil {
