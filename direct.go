@@ -119,7 +119,9 @@ func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache s
 		}
 	}
 	if runErr != nil || out.Error != nil {
-		text = printable(strings.TrimSpace(text))
+		if text = printable(strings.TrimSpace(text)); text == "" && runErr != nil {
+			text = runErr.Error()
+		}
 		if strings.Contains(text, "unknown revision") {
 			return out, "", fmt.Errorf("%w: %s", fs.ErrNotExist, text)
 		}
@@ -139,7 +141,13 @@ func (d *direct) home() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o777); err != nil {
+	// A module of its own keeps the child from one around the directory, whose go.sum it would write unverified sums to.
+	empty := filepath.Join(dir, "empty")
+	err = os.Mkdir(empty, 0o777)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(empty, "go.mod"), []byte("module empty\n"), 0o666)
+	}
+	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	d.dir = dir

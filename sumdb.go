@@ -403,7 +403,8 @@ func (l *lookup) ReadRemote(path string) ([]byte, error) {
 	} else {
 		file, err = l.db.tiles.Do(l.ctx, name, read)
 	}
-	partial := strings.Contains(name, ".p/") // may be gone because the full tile has replaced it, which is asked for next
+	tile, tileErr := tlog.ParseTilePath(name)
+	partial := tileErr == nil && tile.W < 1<<tile.H // may be gone because the full tile has replaced it, which is asked for next
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
