@@ -168,7 +168,7 @@ func (f *Fetcher) Route(path string) Route {
 		return r
 	}
 	r.Sums = f.db.name
-	for _, p := range f.db.places(path, nil) {
+	for _, p := range f.db.lookupPlaces(path) {
 		for _, t := range p.tiers {
 			r.SumsAt = append(r.SumsAt, t.mirrors...)
 		}

@@ -272,7 +272,6 @@ func TestDatabaseIsReadFromTheNextMirror(t *testing.T) {
 		"signature is wrong, comma":    {"*/lookup/*", changed(func(b []byte) []byte { return append(b[:len(b)-9], "AAAAAAA=\n"...) }), ",", false, true},
 		"tiles are missing":            {"*/tile/*", modfetchtest.Status(404), ",", true, false},
 		"tiles are too short":          {"*/tile/*", changed(func(b []byte) []byte { return b[:len(b)-32] }), "|", true, false},
-		"a tile is too short, comma":   {"*/tile/8/0/000", changed(func(b []byte) []byte { return b[:len(b)-32] }), ",", false, true},
 		"tiles are too long":           {"*/tile/*", changed(func(b []byte) []byte { return append(b, b[:32]...) }), "|", true, false},
 		"tiles are pages":              {"*/tile/*", modfetchtest.HTML(), "|", true, false},
 		"connection breaks on a tile":  {"*/tile/*", modfetchtest.Reset(), "|", true, false},
@@ -632,7 +631,11 @@ func TestWhatCannotBeProvenIsNotBelieved(t *testing.T) {
 				home := &homeHost{}
 				f, modCache = newFetcher(t, modfetch.WithGOPROXY(first.URL), modfetch.WithSumDB(setting), home.option())
 				_, err := f.GoMod(t.Context(), moduleM)
-				if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), "cannot be proven") {
+				says := "cannot be proven"
+				if name == "the record of another" {
+					says = "without a line for"
+				}
+				if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), says) {
 					t.Errorf("GOSUMDB=%s: %s error %v, want one of security", setting, modfetch.KindOf(err), err)
 				}
 				if left := published(t, modCache, moduleM); len(left) > 0 {

@@ -3,6 +3,7 @@ package modfetch
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/modfetch/modfetch/internal/filelock"
-	"github.com/modfetch/modfetch/internal/flight"
 	"golang.org/x/mod/sumdb"
 	"golang.org/x/mod/sumdb/note"
 )
@@ -22,7 +21,7 @@ import (
 // A sumStore keeps a checksum database's proven tiles and records, and the newest tree head seen.
 //
 // The go command's own head moves forward only together with the tiles that prove it, in the module cache that the go
-// command uses: elsewhere the head is kept in memory, and the go command's is where it starts.
+// command uses. Elsewhere it is read, never written, and another head is kept: beside the tiles in the Cache, else in memory.
 type sumStore struct {
 	prefix   string // "sumdb/<name>/"
 	verifier note.Verifier
@@ -32,7 +31,11 @@ type sumStore struct {
 
 	mu      sync.Mutex // guards the following
 	advance bool       // latest may be written
-	head    []byte     // in memory, unless advance
+	head    []byte     // unless advance
+	loaded  bool       // head has been read
+	other   []byte     // another head that somebody else keeps, until it has been placed on the line of this one
+	stored  []byte     // what the Cache holds of head, as far as is known
+	linked  []byte     // the head up to which every step was made, and proven, here
 }
 
 var errNotStored = errors.New("not stored")
@@ -65,8 +68,8 @@ func (s *sumStore) write(ctx context.Context, name string, data []byte) {
 	if err == nil {
 		err = filelock.Write(ctx, file, data)
 	}
-	if err != nil {
-		// The go command's head must not move past tiles that it would not find.
+	if err != nil && ctx.Err() == nil {
+		// The go command's head must not move past tiles that it would not find. Who was cancelled moves no head.
 		s.mu.Lock()
 		s.advance = false
 		s.mu.Unlock()
@@ -76,45 +79,141 @@ func (s *sumStore) write(ctx context.Context, name string, data []byte) {
 // readHead returns the signed note of the newest head, or nothing for a database never seen before.
 func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
-	inMemory, advance := s.head, s.advance
+	head, loaded, advance := s.head, s.loaded, s.advance
 	s.mu.Unlock()
-	if inMemory != nil || s.latest == "" {
-		return inMemory, nil
+	if advance {
+		return s.readLatest(ctx)
+	}
+	if loaded && head != nil {
+		return head, nil
+	}
+	theirs, err := s.readLatest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := s.readOwn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.head == nil {
+		s.loaded, s.head, s.stored = true, ours, ours
+		if ours == nil {
+			s.head = theirs
+		} else if !bytes.Equal(ours, theirs) && len(theirs) > 0 {
+			s.other = theirs
+		}
+	}
+	return s.head, nil
+}
+
+// readLatest returns the go command's head.
+func (s *sumStore) readLatest(ctx context.Context) ([]byte, error) {
+	if s.latest == "" {
+		return nil, nil
 	}
 	head, err := filelock.Read(ctx, s.latest, maxHead)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	head = bytes.Trim(head, "\x00") // what an older process that died has left
-	if len(head) > 0 {
-		if _, err := note.Open(head, note.VerifierList(s.verifier)); err != nil {
-			return nil, failf(ErrSecurity, "the tree head in %s is not signed by the key of %s: %v; "+
-				"if you know why (a damaged file, another database of that name), move the file away", s.latest, s.verifier.Name(), err)
-		}
+	return head, s.checkHead(head, s.latest)
+}
+
+// readOwn returns the head that is kept in the Cache.
+func (s *sumStore) readOwn(ctx context.Context) ([]byte, error) {
+	if s.mod != nil {
+		return nil, nil
 	}
-	if advance {
-		return head, nil
+	r, err := s.cache.Open(ctx, s.ownName())
+	if err != nil {
+		return nil, nil // a cache that cannot be read costs memory of the past, and nothing else
 	}
+	defer r.Close()
+	head, err := io.ReadAll(io.LimitReader(r, maxHead))
+	if err != nil || len(head) == 0 {
+		return nil, nil
+	}
+	return head, s.checkHead(head, s.ownName()+" in the cache")
+}
+
+func (s *sumStore) ownName() string { return "modfetch/" + s.prefix + "latest" }
+
+// checkHead refuses a head that is kept, but not signed by the database's key.
+func (s *sumStore) checkHead(head []byte, file string) error {
+	if len(head) == 0 {
+		return nil
+	}
+	if _, err := note.Open(head, note.VerifierList(s.verifier)); err != nil {
+		return failf(ErrSecurity, "the tree head in %s is not signed by the key of %s: %v; "+
+			"if you know why (a damaged file, another database of that name), move the file away", file, s.verifier.Name(), err)
+	}
+	return nil
+}
+
+// takeOther returns, once, a head that somebody else keeps: the go command, or another process with this Cache.
+func (s *sumStore) takeOther() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.head == nil {
-		s.head = head
-	}
-	return s.head, nil
+	other := s.other
+	s.other = nil
+	return other
 }
 
 // swapHead replaces the newest head if it is still old, else it returns sumdb.ErrWriteConflict.
 func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err // its tiles may not have been written
+	}
 	s.mu.Lock()
-	if !s.advance {
-		defer s.mu.Unlock()
-		if !bytes.Equal(s.head, old) {
-			return sumdb.ErrWriteConflict
-		}
+	advance := s.advance
+	if !advance && !bytes.Equal(s.head, old) {
+		s.mu.Unlock()
+		return sumdb.ErrWriteConflict
+	}
+	if !advance {
 		s.head = new
-		return nil
 	}
 	s.mu.Unlock()
+	if advance {
+		if err := s.swapLatest(ctx, old, new); err != nil {
+			return err
+		}
+	} else if s.mod == nil {
+		s.writeOwn(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if bytes.Equal(s.linked, old) {
+		s.linked = new
+	}
+	return nil
+}
+
+// writeOwn keeps the head in the Cache. What somebody else has put there in the meantime is to be placed.
+func (s *sumStore) writeOwn(ctx context.Context) {
+	for {
+		there, _ := s.readOwn(ctx)
+		s.mu.Lock()
+		head := s.head
+		if there != nil && !bytes.Equal(there, s.stored) {
+			s.other = there
+		}
+		s.stored = head
+		s.mu.Unlock()
+		err := s.cache.Put(ctx, s.ownName(), bytes.NewReader(head))
+		s.mu.Lock()
+		latest := bytes.Equal(head, s.head)
+		s.mu.Unlock()
+		if err != nil || latest {
+			return
+		}
+	}
+}
+
+// swapLatest replaces the go command's head.
+func (s *sumStore) swapLatest(ctx context.Context, old, new []byte) error {
 	if err := os.MkdirAll(filepath.Dir(s.latest), 0o777); err != nil {
 		return &failure{ErrTransient, "keeping the tree head", err}
 	}
@@ -133,52 +232,38 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	return filelock.Overwrite(f, new)
 }
 
+// isLinked reports whether all that was proven here is proven under head too, because every step to it was made here.
+func (s *sumStore) isLinked(head []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Equal(s.linked, head)
+}
+
+func (s *sumStore) link(head []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.linked = head
+}
+
+// keepEvidence keeps a report for people, and says where.
+func (s *sumStore) keepEvidence(ctx context.Context, report string) string {
+	sum := sha256.Sum256([]byte(report))
+	name := fmt.Sprintf("evidence-%x.txt", sum[:8])
+	if s.latest != "" {
+		file := filepath.Join(filepath.Dir(s.latest), name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o777), os.WriteFile(file, []byte(report), 0o666)); err != nil {
+			return "not kept: " + err.Error()
+		}
+		return "in " + file
+	}
+	if s.mod != nil {
+		return "in this message only, because GOPATH is unknown"
+	}
+	name = "modfetch/" + s.prefix + name
+	if err := s.cache.Put(ctx, name, strings.NewReader(report)); err != nil {
+		return "not kept: " + err.Error()
+	}
+	return "in the cache as " + name
+}
+
 const maxHead = 1 << 20 // bytes of a signed tree head
-
-// A sumBase is a place where a checksum database can be read, as a mirror of its files.
-type sumBase struct {
-	Mirror
-	prefix string      // "sumdb/<name>/", with which all requests begin
-	below  bool        // the database lies under prefix, if the mirror supports it; else at the root
-	good   atomic.Bool // it has sent something valid
-
-	probes flight.Group[string, error]
-	answer atomic.Pointer[error] // to the probe: nil inside for yes; remembered only if it was an answer
-}
-
-// Fetch asks once whether the database is supported. Only an answer is remembered, not a failure to get one.
-func (b *sumBase) Fetch(ctx context.Context, r Request) (*Response, error) {
-	if b.below {
-		refusal, err := b.refusal(ctx, r.Retry)
-		if err == nil {
-			err = refusal
-		}
-		if err != nil {
-			return nil, err
-		}
-	} else {
-		r.Path = strings.TrimPrefix(r.Path, b.prefix)
-	}
-	return b.Mirror.Fetch(ctx, r)
-}
-
-// refusal returns what the mirror said if it does not serve the database.
-func (b *sumBase) refusal(ctx context.Context, retry bool) (refusal, err error) {
-	if known := b.answer.Load(); known != nil {
-		return *known, nil
-	}
-	return b.probes.Do(ctx, "supported", func(ctx context.Context) (error, error) {
-		var refusal error
-		resp, err := b.Mirror.Fetch(ctx, Request{Path: b.prefix + "supported", Retry: retry})
-		switch {
-		case err == nil:
-			resp.Body.Close()
-		case absent(err):
-			refusal = fmt.Errorf("does not serve this checksum database: %w", err)
-		default:
-			return nil, err
-		}
-		b.answer.Store(&refusal)
-		return refusal, nil
-	})
-}

@@ -19,6 +19,7 @@ type Trace struct {
 	Cache          func(context.Context, CacheInfo)   // a file was looked for in the cache, or could not be stored
 	Vouched        func(context.Context, VouchInfo)   // somebody vouched for a file, or a setting exempts it
 	LockWaiting    func(context.Context, string)      // another process holds the named lock
+	Head           func(context.Context, HeadInfo)    // a mirror has shown a tree head of the checksum database
 
 	// Joined is called with a caller's own context when the file it wants is already being fetched for somebody else: the
 	// hooks for that work get the other's context.
@@ -50,6 +51,14 @@ type VouchInfo struct {
 	Sum        string         // h1:
 	By         string         // "go.sum", or the database's name; "" if Unverified
 	Unverified string         // the setting that exempts the file
+}
+
+// HeadInfo describes a signed tree head of the checksum database that a mirror has shown.
+type HeadInfo struct {
+	Database string // its name
+	Mirror   string // redacted
+	Size     int64  // records in the tree
+	Behind   int64  // records by which it lags behind the largest tree seen in this process, through whatever mirror
 }
 
 func (t *Trace) attemptStarted(ctx context.Context, i AttemptInfo) {
@@ -97,5 +106,11 @@ func (t *Trace) joined(ctx context.Context, m module.Version) {
 func (t *Trace) lockWaiting(ctx context.Context, name string) {
 	if t != nil && t.LockWaiting != nil {
 		t.LockWaiting(ctx, name)
+	}
+}
+
+func (t *Trace) head(ctx context.Context, i HeadInfo) {
+	if t != nil && t.Head != nil {
+		t.Head(ctx, i)
 	}
 }

@@ -30,20 +30,8 @@ func (f *Fetcher) voucher(ctx context.Context, m module.Version) (voucher, error
 		}
 		return f.databaseVoucher(ctx, m)
 	}
-	if v, ok := f.goSumVoucher(ctx, m); ok {
-		return v, nil
-	}
-	for _, s := range f.sums {
-		sums, err := s.Sums(ctx, m)
-		if errors.Is(err, ErrUnlisted) {
-			continue
-		}
-		if err != nil {
-			return voucher{}, diskError(m, fmt.Errorf("cannot verify %s: %s: %w", m, s, err))
-		}
-		if want := firstH1(sums); want != "" {
-			return voucher{want: want, by: s.String(), source: s.String()}, nil
-		}
+	if v, ok, err := f.localVoucher(ctx, m); ok || err != nil {
+		return v, err
 	}
 	if setting := f.exemption(m.Path); setting != "" {
 		if f.policy.RequireVerified {
@@ -53,6 +41,26 @@ func (f *Fetcher) voucher(ctx context.Context, m module.Version) (voucher, error
 		return voucher{unverified: setting}, nil
 	}
 	return f.databaseVoucher(ctx, m)
+}
+
+// localVoucher answers from go.sum, else from the first other source that has m.
+func (f *Fetcher) localVoucher(ctx context.Context, m module.Version) (v voucher, ok bool, err error) {
+	if v, ok := f.goSumVoucher(ctx, m); ok {
+		return v, true, nil
+	}
+	for _, s := range f.sums {
+		sums, err := s.Sums(ctx, m)
+		if errors.Is(err, ErrUnlisted) {
+			continue
+		}
+		if err != nil {
+			return voucher{}, false, diskError(m, fmt.Errorf("cannot verify %s: %s: %w", m, s, err))
+		}
+		if want := firstH1(sums); want != "" {
+			return voucher{want: want, by: s.String(), source: s.String()}, true, nil
+		}
+	}
+	return voucher{}, false, nil
 }
 
 // goSumVoucher answers from go.sum alone.
@@ -93,10 +101,14 @@ func (f *Fetcher) exemption(path string) string {
 	return ""
 }
 
-// verdict holds a hash against a voucher, and against go.sum where that may only condemn.
+// verdict holds a hash against a voucher, and against go.sum and other sources where those may only condemn.
 func (f *Fetcher) verdict(ctx context.Context, v voucher, m module.Version, got, mirror string) error {
 	if m.Path == toolchainPath {
-		if line, ok := f.goSumVoucher(ctx, m); ok && line.want != v.want {
+		line, ok, err := f.localVoucher(ctx, m)
+		if err != nil {
+			return err
+		}
+		if ok && line.want != v.want {
 			return &fatalError{&ChecksumError{Module: m, Got: v.want, Want: line.want, Source: line.source, Mirror: mirror, Blame: line.source}}
 		}
 	}

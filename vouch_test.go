@@ -331,7 +331,8 @@ func TestOnlyTheDatabaseVouchesForToolchains(t *testing.T) {
 		"GOSUMDB=off, a source agrees": {off: true, opts: []modfetch.Option{modfetch.WithSums(&fixedSource{name: "anybody", sums: []string{zip}})}, kind: modfetch.Forbidden, want: "GOSUMDB is off"},
 		"evil mirror":                  {from: evil, kind: modfetch.Corrupt, want: databaseOf(s)},
 		"evil mirror, GONOSUMDB":       {from: evil, opts: []modfetch.Option{modfetch.WithGoEnv(modfetch.GoEnv{GONOSUMDB: "golang.org"})}, kind: modfetch.Corrupt, want: databaseOf(s)},
-		"evil mirror and source":       {from: evil, opts: []modfetch.Option{modfetch.WithSums(anybody)}, kind: "any"},
+		"evil mirror and source":       {from: evil, opts: []modfetch.Option{modfetch.WithSums(anybody)}, kind: modfetch.Security, want: "anybody"},
+		"a source condemns":            {opts: []modfetch.Option{modfetch.WithSums(anybody)}, kind: modfetch.Security, want: "anybody"},
 		"evil mirror and go.sum":       {from: evil, opts: []modfetch.Option{modfetch.WithGoSum(goSum(t, strings.TrimSpace(evilSums)))}, kind: modfetch.Security, want: "dir/go.sum"},
 		"go.sum condemns":              {opts: []modfetch.Option{modfetch.WithGoSum(goSum(t, name+" "+strangeSum))}, kind: modfetch.Security, want: "dir/go.sum"},
 		"go.sum condemns, GONOSUMDB":   {opts: []modfetch.Option{modfetch.WithGoSum(goSum(t, name+" "+strangeSum)), modfetch.WithGoEnv(modfetch.GoEnv{GONOSUMDB: "golang.org"})}, kind: modfetch.Security, want: "dir/go.sum"},
@@ -362,7 +363,7 @@ func TestOnlyTheDatabaseVouchesForToolchains(t *testing.T) {
 					}
 					continue
 				}
-				if err == nil || c.kind != "any" && modfetch.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.want) {
+				if err == nil || modfetch.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("cached %t: %s error %v, want a %s one that names %q", cached, modfetch.KindOf(err), err, c.kind, c.want)
 				}
 				if left := published(t, modCache, toolchain); !cached && slices.ContainsFunc(left, func(name string) bool { return !strings.HasSuffix(name, ".mod") }) {

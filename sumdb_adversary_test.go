@@ -1,0 +1,547 @@
+package modfetch_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/modfetchtest"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// What follows attacks the checksum database in a log of more than 70,000 records: full tiles at two levels, partial ones
+// at three. Each attack says what kind of error it must end in, what is kept as evidence, and that the head stays.
+
+// logSize has so many bits set that the client's proof of the tree needs many subtrees in few tiles; see
+// TestForgedTilesOfAnOldAdvisory.
+const logSize = 1<<16 + 1<<13 - 1
+
+// newLog starts a world with a large database.
+func newLog(t testing.TB) *modfetchtest.Server {
+	t.Helper()
+	s := newWorld(t)
+	s.AddRecords(logSize - len(allModules))
+	if size := shownHead(t, s).N; size != logSize {
+		t.Fatalf("the log has %d records, not %d", size, logSize)
+	}
+	return s
+}
+
+// lookupReply returns what a server answers to a lookup.
+func lookupReply(t testing.TB, s *modfetchtest.Server, m module.Version) []byte {
+	t.Helper()
+	return httpGet(t, s.URL+"/sumdb/"+databaseOf(s)+"/lookup/"+m.String())
+}
+
+// shownHead returns the tree that a server shows.
+func shownHead(t testing.TB, s *modfetchtest.Server) tlog.Tree {
+	t.Helper()
+	_, head, _ := bytes.Cut(lookupReply(t, s, moduleM), []byte("\n\n"))
+	tree, err := tlog.ParseTree(head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// A goClient is a Fetcher with the state of a go command: its own GOPATH and module cache.
+type goClient struct {
+	*modfetch.Fetcher
+	env    modfetch.GoEnv
+	latest string // file of the kept head
+	tiles  string // directory
+}
+
+// newGoClient makes a client of the mirrors in list, behind which nothing can be reached.
+func newGoClient(t testing.TB, s *modfetchtest.Server, list string, opts ...modfetch.Option) *goClient {
+	t.Helper()
+	env := modfetch.GoEnv{GOPATH: t.TempDir(), GOMODCACHE: tempDir(t), GOPROXY: list, GOSUMDB: s.GOSUMDB()}
+	return &goClient{
+		Fetcher: newBareFetcher(t, append(opts, modfetch.WithGoEnv(env), (&homeHost{}).option())...),
+		env:     env,
+		latest:  filepath.Join(env.GOPATH, "pkg/sumdb", databaseOf(s), "latest"),
+		tiles:   filepath.Join(stateDir(env.GOMODCACHE, s), "tile"),
+	}
+}
+
+func (c *goClient) mustLookUp(t testing.TB, m module.Version) {
+	t.Helper()
+	if _, err := c.GoMod(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantSecurity looks m up and wants an error of security that says so, evidence with so many signed heads, and the kept
+// head as it was.
+func (c *goClient) wantSecurity(t testing.TB, m module.Version, says string, heads int) {
+	t.Helper()
+	before, beforeErr := os.ReadFile(c.latest)
+	_, err := c.GoMod(t.Context(), m)
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), says) {
+		t.Fatalf("%s error %v, want one of security that says %q", modfetch.KindOf(err), err, says)
+	}
+	if after, afterErr := os.ReadFile(c.latest); !bytes.Equal(before, after) || os.IsNotExist(beforeErr) != os.IsNotExist(afterErr) {
+		t.Errorf("the kept head went from %q (%v) to %q (%v)", before, beforeErr, after, afterErr)
+	}
+	evidence, _ := filepath.Glob(filepath.Join(filepath.Dir(c.latest), "evidence-*.txt"))
+	if heads == 0 {
+		if len(evidence) > 0 {
+			t.Errorf("there is evidence %q of nothing", evidence)
+		}
+		return
+	}
+	if len(evidence) != 1 || !strings.Contains(err.Error(), evidence[0]) {
+		t.Fatalf("evidence %q, of which the error says %v", evidence, err)
+	}
+	text, err := os.ReadFile(evidence[0])
+	if got := strings.Count(string(text), "— "); err != nil || got != heads && heads > 0 {
+		t.Errorf("%d signed heads in the evidence, want %d: %v\n%s", got, heads, err, text)
+	}
+}
+
+// failLookups makes a mirror one that cannot be asked for records, but has all tiles.
+func failLookups(s *modfetchtest.Server) { s.Fault("*/lookup/*", modfetchtest.Status(500)) }
+
+func TestForkOfALargeLog(t *testing.T) {
+	origin := newLog(t)
+	for name, grow := range map[string][2]int{
+		"neither side has grown": {0, 0},
+		"ours has grown":         {300, 0},
+		"theirs has grown":       {0, 300},
+		"both have grown":        {300, 600},
+	} {
+		for _, tiles := range []string{"with tiles", "without tiles"} {
+			for _, list := range []string{"theirs alone", "ours first", "theirs first"} {
+				t.Run(name+", "+tiles+", "+list, func(t *testing.T) {
+					ours := origin.Fork()
+					theirs := ours.Fork()
+					c := newGoClient(t, ours, ours.URL)
+					c.mustLookUp(t, moduleM)
+					if tiles == "without tiles" {
+						os.RemoveAll(c.tiles)
+					}
+					ours.AddRecords(grow[0])
+					theirs.AddRecords(grow[1])
+					if grow[0] > 0 {
+						c.mustLookUp(t, moduleOld)
+					}
+					failLookups(ours)
+					c.env.GOPROXY = map[string]string{"theirs alone": theirs.URL, "ours first": ours.URL + "|" + theirs.URL, "theirs first": theirs.URL + "|" + ours.URL}[list]
+					c.Fetcher = newBareFetcher(t, modfetch.WithGoEnv(c.env), (&homeHost{}).option())
+					c.wantSecurity(t, moduleV2, "two histories", 2)
+				})
+			}
+		}
+	}
+}
+
+// TestForkIsFoundBehindAnHonestAnswer: the record is proven through one mirror, but another has shown a head that the
+// database must not have signed.
+func TestForkIsFoundBehindAnHonestAnswer(t *testing.T) {
+	ours := newLog(t)
+	theirs := ours.Fork()
+	c := newGoClient(t, ours, ours.URL)
+	c.mustLookUp(t, moduleM)
+	theirs.AddRecords(300)
+	// The first tile that is asked for at theirs is lost, so that the first attempt ends with tiles of both.
+	theirs.Fault("*/tile/8/0/*.p/*", modfetchtest.Status(500).Times(2))
+	c.env.GOPROXY = theirs.URL + "|" + ours.URL
+	c.Fetcher = newBareFetcher(t, modfetch.WithGoEnv(c.env), (&homeHost{}).option())
+	c.wantSecurity(t, moduleV2, "two histories", 2)
+}
+
+// TestMirrorsThatEquivocate: nothing was kept before, and each of two mirrors shows another history.
+func TestMirrorsThatEquivocate(t *testing.T) {
+	one := newLog(t)
+	two := one.Fork()
+	one.AddRecords(10)
+	two.AddRecords(20)
+	c := newGoClient(t, one, one.URL+"|"+two.URL)
+	c.mustLookUp(t, moduleM)
+	failLookups(one)
+	c.wantSecurity(t, moduleV2, "two histories", 2)
+	if _, err := c.GoMod(t.Context(), moduleM); modfetch.KindOf(err) != modfetch.Security {
+		t.Errorf("a module looked up before: %v, want the database to be used no more", err)
+	}
+}
+
+func TestRollbackAndLagAreStatedInRecords(t *testing.T) {
+	s := newLog(t)
+	old := lookupReply(t, s, moduleV2)
+	s.AddRecords(300)
+	fresh, lagging := s.Mirror(), s.Mirror()
+	lagging.Fault("*/lookup/*", modfetchtest.Handler(func(w http.ResponseWriter, _ *http.Request) { w.Write(old) }))
+	var mu sync.Mutex
+	behind := make(map[string]int64)
+	trace := &modfetch.Trace{Head: func(_ context.Context, i modfetch.HeadInfo) {
+		mu.Lock()
+		defer mu.Unlock()
+		behind[i.Mirror] = i.Behind
+		if i.Database != databaseOf(s) || i.Size != logSize+300-i.Behind {
+			t.Errorf("%+v", i)
+		}
+	}}
+	c := newGoClient(t, s, fresh.URL+"|"+lagging.URL, modfetch.WithTrace(trace))
+	c.mustLookUp(t, moduleM)
+	head, err := os.ReadFile(c.latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failLookups(fresh)
+	c.mustLookUp(t, moduleV2)
+	if now, err := os.ReadFile(c.latest); err != nil || !bytes.Equal(now, head) {
+		t.Errorf("the kept head went from %q to %q, %v", head, now, err)
+	}
+	if behind[fresh.URL] != 0 || behind[lagging.URL] != 300 {
+		t.Errorf("behind by %v records, want 300 for %s", behind, lagging.URL)
+	}
+}
+
+// TestLiarBesideAnHonestMirror: what one mirror says about the log never keeps another from answering, however they share
+// the work, and a path is told to nobody behind a `,`.
+func TestLiarBesideAnHonestMirror(t *testing.T) {
+	honest := newLog(t)
+	flip := modfetchtest.CorruptRaw(-1)
+	for name, lie := range map[string]func(liar *modfetchtest.Server){
+		"forged tiles": func(s *modfetchtest.Server) { s.Fault("*/tile/*", flip) },
+		"forged tiles, no lookups": func(s *modfetchtest.Server) {
+			s.Fault("*/tile/*", flip)
+			s.Fault("*/lookup/*", modfetchtest.Status(404))
+		},
+		"forged tiles, lookups fail": func(s *modfetchtest.Server) { s.Fault("*/tile/*", flip); failLookups(s) },
+		"forged upper tiles":         func(s *modfetchtest.Server) { s.Fault("*/tile/8/1/*", flip) },
+		"another's records": func(s *modfetchtest.Server) {
+			s.Fault("*/lookup/*", instead("/"+moduleM.String(), "/"+moduleV2.String()))
+		},
+		"a record without the line": func(s *modfetchtest.Server) {
+			s.Fault("*/lookup/*", changed(func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(moduleM.Version+" h1"), []byte("v1.0.9 h1")) }))
+		},
+		"forged records": func(s *modfetchtest.Server) {
+			s.Fault("*/lookup/*", changed(func(b []byte) []byte { return bytes.Replace(b, []byte("h1:"), []byte("h1:AAAA"), 1) }))
+		},
+		"no database":  func(s *modfetchtest.Server) { s.Fault("*/supported", modfetchtest.Status(404)) },
+		"lost records": func(s *modfetchtest.Server) { s.Fault("*/lookup/*", modfetchtest.Status(404)) },
+	} {
+		for _, order := range []string{"liar|honest", "honest|liar", "liar,honest", "honest,liar"} {
+			t.Run(name+", "+order, func(t *testing.T) {
+				liar, good := honest.Mirror(), honest.Mirror()
+				lie(liar)
+				c := newGoClient(t, honest, strings.NewReplacer("liar", liar.URL, "honest", good.URL).Replace(order))
+				_, err := c.GoMod(t.Context(), moduleM)
+				asked := good.Count("*/lookup/*")
+				switch {
+				case order != "liar,honest":
+					if err != nil {
+						t.Errorf("with an honest mirror that may be asked: %v", err)
+					}
+				case strings.Contains(name, "records") && name != "lost records", name == "a record without the line", strings.HasSuffix(name, "fail"):
+					// Whoever stands before a `,` and answers, answers alone.
+					if err == nil || asked > 0 {
+						t.Errorf("error %v, and behind the comma %d lookups", err, asked)
+					}
+				case err != nil:
+					t.Errorf("with honest tiles: %v", err)
+				case asked > 0 && name != "no database" && name != "lost records" && name != "forged tiles, no lookups":
+					t.Errorf("%d lookups behind the comma", asked)
+				}
+				wantHonestState(t, c.env.GOMODCACHE, honest)
+			})
+		}
+	}
+}
+
+// TestOneLookupAtATimeStaysLinear: a head that grows between lookups costs each lookup its own proof, not that of all before.
+func TestOneLookupAtATimeStaysLinear(t *testing.T) {
+	s := newLog(t)
+	c := newGoClient(t, s, s.URL)
+	var most int
+	for i := range 20 {
+		m := addModule(s, fmt.Sprint("one", i))
+		s.AddRecords(300)
+		before := s.Count("/sumdb/*")
+		c.mustLookUp(t, m)
+		if i > 0 {
+			most = max(most, s.Count("/sumdb/*")-before)
+		}
+	}
+	if most > 12 { // a lookup, the tiles of its record, and those of the right edge of two trees
+		t.Errorf("up to %d requests for one lookup", most)
+	}
+}
+
+// TestForgedTilesOfAnOldAdvisory replays CVE-2026-56865: tiles that come after those of the tree's own proof were not held
+// against their parents, so a mirror could forge a record's tile and the one above it. It succeeds against
+// golang.org/x/mod v0.39.0.
+func TestForgedTilesOfAnOldAdvisory(t *testing.T) {
+	s := newLog(t)
+	honest := lookupReply(t, s, moduleM)
+	evil := bytes.Replace(honest, []byte("h1:"), []byte("h1:AAAA"), 1)
+	id, text, _, err := tlog.ParseRecord(evil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, above := tlog.Tile{H: 8, L: 0, N: id / 256, W: 256}, tlog.Tile{H: 8, L: 1, N: id / 65536, W: 256}
+	get := func(tile tlog.Tile) []byte {
+		return httpGet(t, s.URL+"/sumdb/"+databaseOf(s)+"/"+tile.Path())
+	}
+	forged := get(below)
+	hash := tlog.RecordHash(text)
+	copy(forged[id%256*32:], hash[:])
+	row := make([]tlog.Hash, 256)
+	for i := range row {
+		row[i] = tlog.Hash(forged[i*32 : i*32+32])
+	}
+	for ; len(row) > 1; row = row[:len(row)/2] {
+		for i := range len(row) / 2 {
+			row[i] = tlog.NodeHash(row[2*i], row[2*i+1])
+		}
+	}
+	upper := get(above)
+	copy(upper[id/256%256*32:], row[0][:])
+
+	mirror := s.Mirror()
+	c := newGoClient(t, s, mirror.URL)
+	c.mustLookUp(t, moduleV2)
+	os.RemoveAll(c.tiles)
+	for path, content := range map[string][]byte{"*/lookup/" + moduleM.String(): evil, "*/" + below.Path(): forged, "*/" + above.Path(): upper} {
+		mirror.Fault(path, modfetchtest.Handler(func(w http.ResponseWriter, _ *http.Request) { w.Write(content) }))
+	}
+	c.wantSecurity(t, moduleM, "cannot be proven", 1)
+	wantHonestState(t, c.env.GOMODCACHE, s)
+	if mirror.Count("*/"+below.Path()) == 0 || mirror.Count("*/"+above.Path()) == 0 {
+		t.Errorf("the forged tiles were never asked for: %q", mirror.Requests())
+	}
+}
+
+// TestUnauthenticatedLinesOfAnOldAdvisory replays CVE-2026-56864: lines beside the tree head are signed, but in no record of
+// the log. They were taken for the record's by golang.org/x/mod v0.39.0.
+func TestUnauthenticatedLinesOfAnOldAdvisory(t *testing.T) {
+	s := newWorld(t)
+	secret, key, err := note.GenerateKey(rand.Reader, "evil.modfetch.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := note.NewSigner(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zip, goMod := sumsOf(s, moduleM)
+	text := fmt.Sprintf("%s %s/go.mod %s\n", moduleM.Path, moduleM.Version, goMod)
+	root := tlog.RecordHash([]byte(text)) // of a tree of one record
+	record, err := tlog.FormatRecord(0, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := fmt.Sprintf("%s %s %s\n", moduleM.Path, moduleM.Version, zip)
+	head, err := note.Sign(&note.Note{Text: string(tlog.FormatTree(tlog.Tree{N: 1, Hash: root})) + beside}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string][]byte{"supported": nil, "lookup/*": append(record, head...), "tile/8/0/000.p/1": root[:]} {
+		s.Fault("/sumdb/evil.modfetch.test/"+path, modfetchtest.Handler(func(w http.ResponseWriter, _ *http.Request) { w.Write(content) }))
+	}
+	f, modCache := newFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(key))
+	if _, err := f.GoMod(t.Context(), moduleM); err != nil {
+		t.Errorf("the line that is in the log: %v", err)
+	}
+	_, err = f.Dir(t.Context(), moduleM)
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), "no h1: hash") {
+		t.Errorf("%s error %v, want one of security", modfetch.KindOf(err), err)
+	}
+	for _, name := range published(t, modCache, moduleM) {
+		if strings.Contains(name, "zip") {
+			t.Errorf("%s was published", name)
+		}
+	}
+}
+
+// TestHeadIsKeptInACache: without a module cache, the head lies beside the tiles, survives the process, and is held against
+// the go command's, which is never written.
+func TestHeadIsKeptInACache(t *testing.T) {
+	one := newLog(t)
+	two := one.Fork()
+	two.AddRecords(1)
+	own := "modfetch/sumdb/" + databaseOf(one) + "/latest"
+	lookUp := func(cache modfetch.Cache, s *modfetchtest.Server, m module.Version, opts ...modfetch.Option) error {
+		t.Helper()
+		f := newBareFetcher(t, append(opts, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option())...)
+		_, err := f.GoMod(t.Context(), m)
+		return err
+	}
+	read := func(dir, name string) string {
+		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	wantFork := func(dir string, err error) {
+		t.Helper()
+		if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), "two histories") {
+			t.Fatalf("%s error %v, want one of security about two histories", modfetch.KindOf(err), err)
+		}
+		found := false
+		filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
+			found = found || strings.HasPrefix(d.Name(), "evidence-")
+			return nil
+		})
+		if !found {
+			t.Error("no evidence is kept")
+		}
+	}
+
+	dir := t.TempDir()
+	if err := lookUp(modfetch.DirCache(dir), one, moduleM); err != nil {
+		t.Fatal(err)
+	}
+	kept := read(dir, own)
+	if !strings.Contains(kept, fmt.Sprintf("\n%d\n", shownHead(t, one).N)) {
+		t.Fatalf("kept head %q", kept)
+	}
+	wantFork(dir, lookUp(modfetch.DirCache(dir), two, moduleV2))
+	if now := read(dir, own); now != kept {
+		t.Errorf("the kept head went from %q to %q", kept, now)
+	}
+	one.AddRecords(300)
+	if err := lookUp(modfetch.DirCache(dir), one, moduleV2); err != nil {
+		t.Errorf("after the honest log has grown: %v", err)
+	}
+	if read(dir, own) == kept {
+		t.Error("the kept head did not move forward")
+	}
+
+	// The go command has seen the other history: our own head was kept alone until GOPATH was named.
+	gopath := t.TempDir()
+	latest := filepath.Join(gopath, "pkg/sumdb", databaseOf(one), "latest")
+	_, theirs, _ := bytes.Cut(lookupReply(t, two, moduleM), []byte("\n\n"))
+	if err := os.MkdirAll(filepath.Dir(latest), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(latest, theirs, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	both := one.Mirror()
+	both.Fault("*/tile/*", modfetchtest.Middleware(func(honest http.Handler) http.Handler { return honest }))
+	wantFork(gopath, lookUp(modfetch.DirCache(dir), one, moduleOld, modfetch.WithGoEnv(modfetch.GoEnv{GOPATH: gopath})))
+	if now := read(gopath, "pkg/sumdb/"+databaseOf(one)+"/latest"); now != string(theirs) {
+		t.Errorf("the go command's head was changed to %q", now)
+	}
+
+	// What lies there under another key is not overwritten.
+	stranger := newWorld(t)
+	_, foreign, _ := bytes.Cut(lookupReply(t, stranger, moduleM), []byte("\n\n"))
+	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(own)), foreign, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	err := lookUp(modfetch.DirCache(dir), one, moduleUpper)
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), own) {
+		t.Errorf("%s error %v, want one of security that names %s", modfetch.KindOf(err), err, own)
+	}
+	if now := read(dir, own); now != string(foreign) {
+		t.Errorf("it was changed to %q", now)
+	}
+}
+
+// TestProcessesThatShareACache: each keeps its head in the same Cache, and what the one puts there is held against the
+// other's.
+func TestProcessesThatShareACache(t *testing.T) {
+	one := newLog(t)
+	two := one.Fork()
+	cache := new(modfetch.MemCache)
+	fetcher := func(s *modfetchtest.Server) *modfetch.Fetcher {
+		return newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option())
+	}
+	f, g := fetcher(one), fetcher(two)
+	two.AddRecords(1)
+	heads := make(chan error, 2)
+	// Both have read the empty cache before either writes.
+	gate := make(chan bool)
+	one.Fault("*/tile/*", modfetchtest.Middleware(func(honest http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-gate; honest.ServeHTTP(w, r) })
+	}))
+	go func() { _, err := f.GoMod(t.Context(), moduleM); heads <- err }()
+	if _, err := g.GoMod(t.Context(), moduleV2); err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	<-heads // whichever of the two notices
+	one.AddRecords(1)
+	_, err := f.GoMod(t.Context(), moduleOld)
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), "two histories") {
+		t.Errorf("%s error %v, want one of security about two histories", modfetch.KindOf(err), err)
+	}
+}
+
+// TestProofInTheEvidenceHolds computes from the evidence alone that the two heads contradict each other.
+func TestProofInTheEvidenceHolds(t *testing.T) {
+	ours := newLog(t)
+	theirs := ours.Fork()
+	theirs.AddRecords(300)
+	cache := t.TempDir()
+	gopath := t.TempDir()
+	latest := filepath.Join(gopath, "pkg/sumdb", databaseOf(ours), "latest")
+	_, other, _ := bytes.Cut(lookupReply(t, ours, moduleM), []byte("\n\n"))
+	for _, s := range []*modfetchtest.Server{theirs, theirs} {
+		f := newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithCache(modfetch.DirCache(cache)),
+			modfetch.WithGoEnv(modfetch.GoEnv{GOPATH: gopath}), (&homeHost{}).option())
+		f.GoMod(t.Context(), moduleM)
+		if err := os.MkdirAll(filepath.Dir(latest), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(latest, other, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		os.RemoveAll(filepath.Join(cache, "example.com"))
+	}
+	found, _ := filepath.Glob(filepath.Join(filepath.Dir(latest), "evidence-*.txt"))
+	if len(found) != 1 {
+		t.Fatalf("evidence %q", found)
+	}
+	text, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, first, _ := strings.Cut(string(text), "\n\n")
+	_, second, _ := strings.Cut(first, " records:\n\n")
+	a, errA := tlog.ParseTree([]byte(first))
+	b, errB := tlog.ParseTree([]byte(second))
+	if errA != nil || errB != nil || a.N >= b.N {
+		t.Fatalf("heads %v %v, %v %v in\n%s", a, errA, b, errB, text)
+	}
+	_, said, _ := strings.Cut(second, " records hash to ")
+	said, _, _ = strings.Cut(said, ",")
+	hash := parseHash(t, said)
+	_, list, _ := strings.Cut(second, "The proof:\n")
+	var proof tlog.TreeProof
+	for line := range strings.Lines(list) {
+		proof = append(proof, parseHash(t, strings.TrimSpace(line)))
+	}
+	if err := tlog.CheckTree(proof, b.N, b.Hash, a.N, hash); err != nil {
+		t.Errorf("the proof does not hold: %v", err)
+	}
+	if err := tlog.CheckTree(proof, b.N, b.Hash, a.N, a.Hash); err == nil || hash == a.Hash {
+		t.Error("the heads do not contradict each other")
+	}
+}
+
+func parseHash(t testing.TB, s string) tlog.Hash {
+	t.Helper()
+	data, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(data) != tlog.HashSize {
+		t.Fatalf("hash %s: %v", strconv.Quote(s), err)
+	}
+	return tlog.Hash(data)
+}
