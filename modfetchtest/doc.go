@@ -37,6 +37,33 @@
 //
 // # Faults
 //
-// [Server.Fault] makes answers go wrong, by path: see [Fault]. The faults of one server are its own, also where
-// [Server.Mirror] made several servers of the same modules, so that a chain of mirrors can be tested.
+// [Server.Fault] makes answers go wrong, by path. The faults of one server are its own, also where [Server.Mirror] made
+// several servers of the same modules, so that a chain of mirrors can be tested. A [Fault] says what is answered, its
+// methods how that arrives and how often:
+//
+//	far.Fault("*", modfetchtest.Fault{}.Latency(200*time.Millisecond).Bandwidth(200<<10))
+//	flaky.Fault("*", modfetchtest.Status(http.StatusBadGateway).Every(3))
+//	broken.Fault("*.zip", modfetchtest.Truncate(1000).Times(1))
+//	dead.Close()
+//
+// A client that resumes, by Range and If-Range, meets with servers that
+//
+//	modfetchtest.Fault{}.Ignore("Range")                             // send the file whole
+//	modfetchtest.Fault{}.Header("ETag", "")                          // have no validator; `W/"1"` is a weak one
+//	modfetchtest.Corrupt().Every(2)                                  // have now this file, now that, each with its ETag
+//	modfetchtest.Corrupt().Ignore("If-Range")                        // send a part of a file that has changed
+//	modfetchtest.Fault{}.Header("Content-Range", "bytes 10-99/4096") // are wrong about the whole
+//
+// The checksum database goes wrong in its own ways:
+//
+//	server.Fault("/sumdb/*", modfetchtest.Status(http.StatusNotFound)) // not carried by this mirror
+//	server.LieAbout("example.com/m", "v1.0.0", "h1:...")               // a record that is wrong
+//	lagging := server.Lag()                                            // an older tree than server's
+//	fork := server.Fork()                                              // another tree than server's
+//	server.Fault("/sumdb/*", modfetchtest.Handler(fork.ServeHTTP))     // to a client of server's tree, as if it had forked
+//
+// # Time, TLS, HTTP/2
+//
+// A [Server] listens for plain HTTP/1.1. It is an [http.Handler] too: [net/http/httptest.NewUnstartedServer] puts it behind
+// TLS and HTTP/2, and what calls it in a [testing/synctest] bubble meets with Latency and Bandwidth on the bubble's clock.
 package modfetchtest

@@ -3,6 +3,8 @@ package modfetchtest_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,17 +18,23 @@ type download struct {
 	Path, Version, Error, Info, GoMod, Zip, Dir, Sum, GoModSum string
 }
 
-// goModDownload lets the go command download one module, outside any module.
-func goModDownload(t *testing.T, env []string, query string) (download, error) {
+// goCommand returns a go command to run in dir.
+func goCommand(t *testing.T, env []string, dir string, args ...string) *exec.Cmd {
 	t.Helper()
-	goCommand, err := exec.LookPath("go")
+	name, err := exec.LookPath("go")
 	if err != nil {
 		t.Skip("there is no go command in PATH to be the client")
 	}
-	cmd := exec.CommandContext(t.Context(), goCommand, "mod", "download", "-json", query)
-	cmd.Dir = t.TempDir()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
 	cmd.Env = env
-	stdout, err := cmd.Output()
+	return cmd
+}
+
+// goModDownload lets the go command download one module, outside any module.
+func goModDownload(t *testing.T, env []string, query string) (download, error) {
+	t.Helper()
+	stdout, err := goCommand(t, env, t.TempDir(), "mod", "download", "-json", query).Output()
 	var d download
 	json.Unmarshal(stdout, &d) // it prints nothing where it says all on standard error
 	var exit *exec.ExitError
@@ -67,6 +75,93 @@ func TestGoCommandDownloads(t *testing.T) {
 	}
 	if s.Count("/sumdb/*/lookup/*") == 0 || s.Count("/sumdb/*/tile/*") == 0 {
 		t.Errorf("the go command verified nothing: %q", s.Requests())
+	}
+}
+
+func TestGoCommandBuilds(t *testing.T) {
+	s := modfetchtest.NewServer(t, nil)
+	s.Add(modfetchtest.NewModule("example.com/word", "v1.2.0").File("word.go", "package word\n\nconst World = \"world\"\n"))
+	s.Add(modfetchtest.NewModule("example.com/greet/v2", "v2.0.1").
+		File("go.mod", "module example.com/greet/v2\n\ngo 1.26\n\nrequire example.com/word v1.2.0\n").
+		File("greet.go", "package greet\n\nimport \"example.com/word\"\n\nconst Greeting = \"hello, \" + word.World\n"))
+	env, dir := s.Env(t), t.TempDir()
+	for name, content := range map[string]string{
+		"go.mod": "module example.com/app\n\ngo 1.26\n",
+		"app.go": "package app\n\nimport greet \"example.com/greet/v2\"\n\nvar _ [12]int = [len(greet.Greeting)]int{}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"get", "example.com/greet/v2@latest"}, {"mod", "download"}, {"build", "./..."}, {"mod", "verify"}} {
+		if out, err := goCommand(t, env, dir, args...).CombinedOutput(); err != nil {
+			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	sum, err := os.ReadFile(filepath.Join(dir, "go.sum"))
+	if want := s.GoSum("example.com/greet/v2", "v2.0.1") + s.GoSum("example.com/word", "v1.2.0"); string(sum) != want {
+		t.Errorf("go.sum %q, %v, want %q", sum, err, want)
+	}
+	for _, lookup := range []string{"/sumdb/*/lookup/example.com/greet/v2@v2.0.1", "/sumdb/*/lookup/example.com/word@v1.2.0"} {
+		if s.Count(lookup) != 1 {
+			t.Errorf("%d requests for %s, want one", s.Count(lookup), lookup)
+		}
+	}
+}
+
+// TestGoCommandTakesServersInTurn uses several servers with one GOPATH, which holds what is known of their databases, and
+// one module cache.
+func TestGoCommandTakesServersInTurn(t *testing.T) {
+	a, b := modfetchtest.NewServer(t, nil), modfetchtest.NewServer(t, nil)
+	env := a.Env(t)
+	for i, s := range []*modfetchtest.Server{a, b, a, b} {
+		path := fmt.Sprintf("example.com/m%d", i)
+		s.Add(modfetchtest.NewModule(path, "v1.0.0"))
+		d, err := goModDownload(t, append(env, "GOPROXY="+s.URL, "GOSUMDB="+s.GOSUMDB()), path+"@v1.0.0")
+		if err != nil || !strings.Contains(s.GoSum(path, "v1.0.0"), d.Sum) {
+			t.Errorf("%s: %v: %s", path, err, d.Error)
+		}
+		if lookup := "/sumdb/" + databaseName(s) + "/lookup/" + path + "@v1.0.0"; s.Count(lookup) != 1 {
+			t.Errorf("%s was not looked up: %q", path, s.Requests())
+		}
+	}
+}
+
+// TestGoCommandNeedsOnlyLoopback runs tests again where there is no other network.
+func TestGoCommandNeedsOnlyLoopback(t *testing.T) {
+	const inside = "MODFETCHTEST_ONLY_LOOPBACK"
+	if os.Getenv(inside) != "" {
+		interfaces, err := net.Interfaces()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, i := range interfaces {
+			if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
+				t.Errorf("there is %s as well", i.Name)
+			}
+		}
+		return
+	}
+	const up = "ip link set lo up"
+	if out, err := exec.CommandContext(t.Context(), "unshare", "-rn", "sh", "-c", up).CombinedOutput(); err != nil {
+		t.Skipf("a network namespace cannot be made with unshare -rn and %s: %v\n%s", up, err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []string{"TestGoCommandNeedsOnlyLoopback", "TestGoCommandDownloads", "TestGoCommandBuilds", "TestGoCommandTakesServersInTurn"}
+	cmd := exec.CommandContext(t.Context(), "unshare", "-rn", "sh", "-c", up+` && exec "$0" "$@"`,
+		self, "-test.v", "-test.run=^("+strings.Join(tests, "|")+")$")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, name := range tests {
+		if !strings.Contains(string(out), "--- PASS: "+name+" ") {
+			t.Errorf("%s did not pass:\n%s", name, out)
+		}
 	}
 }
 
@@ -141,13 +236,8 @@ func TestGoCommandCannotLeave(t *testing.T) {
 }
 
 func TestTelemetryIsOff(t *testing.T) {
-	goCommand, err := exec.LookPath("go")
-	if err != nil {
-		t.Skip("there is no go command in PATH to be the client")
-	}
-	cmd := exec.CommandContext(t.Context(), goCommand, "telemetry")
-	cmd.Env = modfetchtest.NewServer(t, nil).Env(t)
-	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "off\n" {
+	env := modfetchtest.NewServer(t, nil).Env(t)
+	if out, err := goCommand(t, env, t.TempDir(), "telemetry").CombinedOutput(); err != nil || string(out) != "off\n" {
 		t.Errorf("go telemetry: %q, %v", out, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"testing/fstest"
+	"time"
 
 	"github.com/modfetch/modfetch/modfetchtest"
 )
@@ -45,4 +46,45 @@ func Example() {
 	// 503 "Service Unavailable\n"
 	// 200 "module example.com/greet\n"
 	// 2 requests for a go.mod file
+}
+
+// A client that was cut off asks for the rest. What it gets depends on the mirror.
+func ExampleFault() {
+	server, err := modfetchtest.Start(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	server.Add(modfetchtest.NewModule("example.com/m", "v1.0.0").RawZip([]byte("not a zip, but short")))
+
+	for _, fault := range []modfetchtest.Fault{
+		modfetchtest.Fault{}.Latency(time.Millisecond),
+		modfetchtest.Fault{}.Ignore("Range"),
+		modfetchtest.CorruptRaw(-1),
+		modfetchtest.Fault{}.Header("Content-Range", "bytes 15-19/4096"),
+	} {
+		server.ClearFaults()
+		server.Fault("*.zip", fault)
+		req, err := http.NewRequest(http.MethodGet, server.URL+"/example.com/m/@v/v1.0.0.zip", nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		req.Header.Set("Range", "bytes=15-")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d %q %q\n", resp.StatusCode, body, resp.Header.Get("Content-Range"))
+	}
+
+	// Output:
+	// 206 "short" "bytes 15-19/20"
+	// 200 "not a zip, but short" ""
+	// 206 "shoru" "bytes 15-19/20"
+	// 206 "short" "bytes 15-19/4096"
 }

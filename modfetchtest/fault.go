@@ -14,21 +14,32 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// A Fault is a way to answer wrongly, or not at all. The functions that return one say how; [Handler] and [Middleware] make
-// others. The zero Fault answers honestly, which exempts paths from a wider fault.
+// A Fault is a way to answer wrongly, late, or not at all. The functions that return one say what is answered; [Handler] and
+// [Middleware] make others. Its methods say how that arrives, and which requests meet with it. The zero Fault answers
+// honestly: Fault{} exempts paths from a wider fault, and Fault{}.Latency(d) is a mirror that is good, but far away.
+//
+// The methods return a changed copy, and their order does not matter. What one of them sets stays until it is called again,
+// with the same key if it has one.
 //
 // What changes a body leaves alone every answer but 200 and 206: what is not there cannot be corrupted.
 type Fault struct {
-	middleware func(http.Handler) http.Handler
-	times      int // 0 is always
+	middleware func(http.Handler) http.Handler // nil is the honest answer
+
+	latency time.Duration
+	rate    int               // bytes per second; 0 is no limit
+	header  map[string]string // canonical keys; "" leaves the header out
+	ignored []string          // headers of the request
+
+	every, times int // 0 is always
 }
 
 type rule struct {
-	pattern string
-	fault   Fault
-	left    int // of fault.times, if that is a limit
+	pattern   string
+	fault     Fault
+	seen, met int // requests that matched, and those of them that met with the fault
 }
 
 // Fault makes the requests whose path matches pattern meet with f, from now on. In a pattern each * stands for any text,
@@ -38,7 +49,7 @@ type rule struct {
 func (s *Server) Fault(pattern string, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rules = append(s.rules, &rule{pattern, f, f.times})
+	s.rules = append(s.rules, &rule{pattern: pattern, fault: f})
 }
 
 // ClearFaults makes s honest again. Requests under way keep their faults.
@@ -53,43 +64,106 @@ func (s *Server) fault(path string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range slices.Backward(s.rules) {
-		if !match(r.pattern, path) || r.fault.times > 0 && r.left == 0 {
-			continue
+		if match(r.pattern, path) && r.meets() {
+			return r.fault
 		}
-		r.left--
-		return r.fault
 	}
 	return Fault{}
 }
 
-func (f Fault) apply(honest http.Handler) http.Handler {
-	if f.middleware == nil {
-		return honest
+// meets counts a request that matches, and reports whether it meets with the fault.
+func (r *rule) meets() bool {
+	r.seen++
+	if r.seen%max(r.fault.every, 1) != 0 || r.fault.times > 0 && r.met == r.fault.times {
+		return false
 	}
-	return f.middleware(honest)
+	r.met++
+	return true
+}
+
+func (f Fault) serve(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+	if f.latency > 0 {
+		pause(r, f.latency)
+	}
+	if f.rate > 0 {
+		w = &pacedWriter{ResponseWriter: w, request: r, rate: f.rate}
+	}
+	if f.header != nil {
+		f.setHeader(w) // for handlers that go by it, as by an ETag
+		w = &headerWriter{w, func(int) { f.setHeader(w) }}
+	}
+	if f.ignored != nil {
+		r = r.Clone(r.Context())
+		for _, key := range f.ignored {
+			r.Header.Del(key)
+		}
+	}
+	if f.middleware != nil {
+		honest = f.middleware(honest)
+	}
+	honest.ServeHTTP(w, r)
+}
+
+func (f Fault) setHeader(w http.ResponseWriter) {
+	for key, value := range f.header {
+		if value == "" {
+			w.Header()[key] = nil // so net/http does not add its own
+		} else {
+			w.Header().Set(key, value)
+		}
+	}
 }
 
 // Times limits f to the first n requests that meet with it; later ones meet with the fault given before it, if any. It
 // panics if n is less than one.
 func (f Fault) Times(n int) Fault {
-	if n < 1 {
-		panic("modfetchtest: Times(" + strconv.Itoa(n) + ") is a fault that never happens")
-	}
-	f.times = n
+	f.times = positive("Times", n)
 	return f
 }
 
-// Header adds a header to the answer, such as Retry-After, or in place of an honest one, such as an ETag.
-func (f Fault) Header(key, value string) Fault {
-	inner := f
-	f.middleware = func(honest http.Handler) http.Handler {
-		h := inner.apply(honest)
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(key, value)
-			h.ServeHTTP(w, r)
-		})
-	}
+// Every limits f to every nth of the requests that match; the others meet with the fault given before it, if any. With
+// [Fault.Times] too, that many of them meet with it. It panics if n is less than one.
+func (f Fault) Every(n int) Fault {
+	f.every = positive("Every", n)
 	return f
+}
+
+// Latency delays the answer, header and all, by d.
+func (f Fault) Latency(d time.Duration) Fault {
+	f.latency = d
+	return f
+}
+
+// Bandwidth lets the body of each answer pass at a rate, from its first byte on; the header is not delayed. It panics if the
+// rate is less than one.
+func (f Fault) Bandwidth(bytesPerSecond int) Fault {
+	f.rate = positive("Bandwidth", bytesPerSecond)
+	return f
+}
+
+// Header adds a header to the answer, such as Retry-After, or in place of an honest one, such as an ETag. An empty value
+// leaves the honest one out.
+func (f Fault) Header(key, value string) Fault {
+	f.header = maps.Clone(f.header)
+	if f.header == nil {
+		f.header = make(map[string]string)
+	}
+	f.header[http.CanonicalHeaderKey(key)] = value
+	return f
+}
+
+// Ignore answers as if the request did not have a header: without Range the file comes whole, without If-Range a part of it
+// comes even if it has changed.
+func (f Fault) Ignore(key string) Fault {
+	f.ignored = append(slices.Clip(f.ignored), key)
+	return f
+}
+
+func positive(method string, n int) int {
+	if n < 1 {
+		panic("modfetchtest: " + method + "(" + strconv.Itoa(n) + ") is a fault that cannot happen")
+	}
+	return n
 }
 
 // Handler lets h answer. It must return when the request's context is done, or [Server.Close] waits for it. The writer

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net/http"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,7 +84,7 @@ func TestRedirect(t *testing.T) {
 
 func TestReset(t *testing.T) {
 	s, _ := honest(t, zipPath)
-	s.Fault("*.zip", modfetchtest.Reset())
+	s.Fault("*.zip", modfetchtest.Reset().Header("X", "1").Bandwidth(1))
 	if _, _, err := request(http.MethodPost, s.URL+zipPath); err == nil || errors.Is(err, io.EOF) { // POST is never retried
 		t.Errorf("error %v, want that of a reset connection", err)
 	}
@@ -280,11 +282,117 @@ func TestHeaderWinsOverHonestOnes(t *testing.T) {
 		"page":     modfetchtest.HTML(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.Fault("*.zip", f.Header("ETag", `"lie"`).Header("Content-Type", "x/y"))
-			if resp, _ := get(t, s.URL+zipPath); resp.Header.Get("ETag") != `"lie"` || resp.Header.Get("Content-Type") != "x/y" {
+			s.Fault("*.zip", f.Header("ETag", `"truth"`).Header("Content-Type", "x/y").Header("etag", `"lie"`).Header("Accept-Ranges", "none"))
+			resp, _ := get(t, s.URL+zipPath)
+			if resp.Header.Get("ETag") != `"lie"` || resp.Header.Get("Content-Type") != "x/y" || resp.Header.Get("Accept-Ranges") != "none" {
 				t.Errorf("header %v", resp.Header)
 			}
+			s.Fault("*.zip", f.Header("ETag", "").Header("Content-Type", "").Header("Accept-Ranges", ""))
+			resp, _ = get(t, s.URL+zipPath)
+			for _, key := range []string{"Etag", "Content-Type", "Accept-Ranges"} {
+				if _, ok := resp.Header[key]; ok {
+					t.Errorf("%s is not left out of %v", key, resp.Header)
+				}
+			}
 		})
+	}
+}
+
+func TestHeaderOfInformationalAnswers(t *testing.T) {
+	s, _ := honest(t, zipPath)
+	s.Fault("*", modfetchtest.Handler(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set("X", "honest")
+		w.WriteHeader(http.StatusTeapot)
+	}).Header("X", "lie"))
+	if resp, _ := get(t, s.URL+zipPath); resp.StatusCode != 418 || resp.Header.Get("X") != "lie" {
+		t.Errorf("%v", resp)
+	}
+}
+
+func TestHeaderOfFlushedAnswers(t *testing.T) {
+	s, _ := honest(t, zipPath)
+	s.Fault("*", modfetchtest.Handler(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X", "honest")
+		http.NewResponseController(w).Flush()
+	}).Header("X", "lie"))
+	resp, _ := get(t, s.URL+zipPath)
+	if log := s.Log(); resp.Header.Get("X") != "lie" || log[len(log)-1].Status != 200 {
+		t.Errorf("header %v, logged as %d", resp.Header, log[len(log)-1].Status)
+	}
+}
+
+func TestRangeFaults(t *testing.T) {
+	resumed := []string{"Range", "bytes=5-9", "If-Range", "ETAG"} // ETAG stands for the honest one
+	for _, test := range []struct {
+		name   string
+		fault  modfetchtest.Fault
+		header []string
+		status int
+		whole  bool   // else bytes 5 to 9
+		key    string // of the answer
+		value  string
+	}{
+		{"honest", modfetchtest.Fault{}, resumed, 206, false, "Content-Range", "bytes 5-9/SIZE"},
+		{"Range is ignored", modfetchtest.Fault{}.Ignore("range"), resumed, 200, true, "Content-Range", ""},
+		{"no ETag", modfetchtest.Fault{}.Header("ETag", ""), resumed[:2], 206, false, "ETag", ""},
+		{"no ETag, so If-Range fails", modfetchtest.Fault{}.Header("ETag", ""), resumed, 200, true, "ETag", ""},
+		{"weak ETag", modfetchtest.Fault{}.Header("ETag", `W/"1"`), []string{"Range", "bytes=5-9", "If-Range", `W/"1"`}, 200, true, "ETag", `W/"1"`},
+		{"another ETag", modfetchtest.Fault{}.Header("ETag", `"1"`), resumed, 200, true, "ETag", `"1"`},
+		{"another ETag, and If-Range is ignored", modfetchtest.Fault{}.Header("ETag", `"1"`).Ignore("If-Range"), resumed, 206, false, "ETag", `"1"`},
+		{"another total", modfetchtest.Fault{}.Header("Content-Range", "bytes 5-9/4096"), resumed, 206, false, "Content-Range", "bytes 5-9/4096"},
+		{"another range", modfetchtest.Fault{}.Header("Content-Range", "bytes 6-10/4096"), resumed, 206, false, "Content-Range", "bytes 6-10/4096"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, content := honest(t, zipPath)
+			first, _ := get(t, s.URL+zipPath)
+			s.Fault("*.zip", test.fault)
+			header := slices.Clone(test.header)
+			for i, v := range header {
+				header[i] = strings.Replace(v, "ETAG", first.Header.Get("ETag"), 1)
+			}
+			want := content
+			if !test.whole {
+				want = content[5:10]
+			}
+			resp, body := get(t, s.URL+zipPath, header...)
+			if resp.StatusCode != test.status || body != want {
+				t.Errorf("status %d and %d bytes, want %d and %d", resp.StatusCode, len(body), test.status, len(want))
+			}
+			value := strings.Replace(test.value, "SIZE", strconv.Itoa(len(content)), 1)
+			if got := resp.Header.Get(test.key); got != value {
+				t.Errorf("%s: %s, want %s", test.key, got, value)
+			}
+		})
+	}
+}
+
+// TestFileThatChanges is what a client meets with that resumes where it was cut off.
+func TestFileThatChanges(t *testing.T) {
+	s, content := honest(t, zipPath)
+	s.Fault("*.zip", modfetchtest.Corrupt())
+	s.Fault("*.zip", modfetchtest.Truncate(20).Times(1))
+	first, start, err := request(http.MethodGet, s.URL+zipPath)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || start != content[:20] {
+		t.Fatalf("%d bytes, %v", len(start), err)
+	}
+	resp, body := get(t, s.URL+zipPath, "Range", "bytes=20-", "If-Range", first.Header.Get("ETag"))
+	if resp.StatusCode != 200 || h1(t, body) == h1(t, content) {
+		t.Errorf("status %d, want all of another file", resp.StatusCode)
+	}
+	s.Fault("*.zip", modfetchtest.Corrupt().Ignore("If-Range").Header("ETag", first.Header.Get("ETag")))
+	again, rest := get(t, s.URL+zipPath, "Range", "bytes=20-", "If-Range", first.Header.Get("ETag"))
+	if again.StatusCode != 206 || rest != body[20:] || again.Header.Get("ETag") != first.Header.Get("ETag") {
+		t.Errorf("status %d, ETag %s, want the end of another file under the same ETag", again.StatusCode, again.Header.Get("ETag"))
+	}
+}
+
+func TestContentLengthThatLies(t *testing.T) {
+	s, content := honest(t, zipPath)
+	s.Fault("*.zip", modfetchtest.Fault{}.Header("Content-Length", strconv.Itoa(len(content)+1)))
+	resp, body, err := request(http.MethodGet, s.URL+zipPath)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || body != content || resp.ContentLength != int64(len(content)+1) {
+		t.Errorf("%d bytes of %d, %v", len(body), resp.ContentLength, err)
 	}
 }
 
@@ -319,16 +427,50 @@ func TestWhichFault(t *testing.T) {
 	status(200)
 	s.Fault("*", modfetchtest.Status(404))
 	status(404)
+	s.Fault("*", modfetchtest.Status(502).Every(3).Times(2))
+	get(t, s.URL+infoPath) // counts as well
+	status(404, 502, 404, 404, 502, 404, 404, 404)
+	s.Fault("*", modfetchtest.Status(503).Every(2))
+	s.Fault("*", modfetchtest.Status(500).Times(1)) // what meets with a later fault does not count
+	status(500, 404, 503, 404, 503)
+	s.Fault("*", modfetchtest.Status(429).Every(1))
+	status(429, 429)
 	s.ClearFaults()
 	if _, body := get(t, s.URL+modPath); body != content {
 		t.Errorf("after ClearFaults: %q", body)
 	}
-	defer func() {
-		if recover() == nil {
-			t.Error("Times(0) did not panic")
-		}
-	}()
-	modfetchtest.HTML().Times(0)
+}
+
+func TestFaultsThatCannotHappenPanic(t *testing.T) {
+	for name, call := range map[string]func(){
+		"Times(0)":     func() { modfetchtest.HTML().Times(0) },
+		"Every(0)":     func() { modfetchtest.HTML().Every(0) },
+		"Bandwidth(0)": func() { modfetchtest.HTML().Bandwidth(0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if msg, _ := recover().(string); !strings.Contains(msg, name) {
+					t.Errorf("panic %q, want one that names %s", msg, name)
+				}
+			}()
+			call()
+		})
+	}
+}
+
+func TestFaultIsAValue(t *testing.T) {
+	s, body := honest(t, zipPath)
+	base := modfetchtest.Fault{}.Header("X-Base", "1").Ignore("A").Ignore("B").Ignore("C")
+	f := base.Header("X-More", "1").Ignore("Range")
+	base.Header("X-Other", "1").Ignore("D")
+	s.Fault("*", f)
+	resp, got := get(t, s.URL+zipPath, "Range", "bytes=1-")
+	if resp.StatusCode != 200 || got != body {
+		t.Errorf("status %d: what another fault ignores took the place of Range", resp.StatusCode)
+	}
+	if resp.Header.Get("X-Base") != "1" || resp.Header.Get("X-More") != "1" || resp.Header.Get("X-Other") != "" {
+		t.Errorf("header %v", resp.Header)
+	}
 }
 
 func TestMiddlewareReachesTheHonestHandler(t *testing.T) {

@@ -64,44 +64,43 @@ func match(pattern, path string) bool {
 func (s *Server) record(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	i := len(s.log)
 	s.log = append(s.log, Request{
 		Method: r.Method,
 		Path:   requestPath(r),
 		Query:  r.URL.RawQuery,
 		Header: r.Header.Clone(),
 	})
-	return &loggedWriter{w, s, len(s.log) - 1}
+	return &headerWriter{w, func(code int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r := &s.log[i]; r.Status < 200 { // after an informational one comes another
+			r.Status = code
+		}
+	}}
 }
 
-type loggedWriter struct {
+// A headerWriter calls leaving before a header leaves, so that a client that has the answer finds it in the log, and with
+// each piece of the body after it.
+type headerWriter struct {
 	http.ResponseWriter
-	s *Server
-	i int // index of the request in s.log
+	leaving func(code int)
 }
 
-// The status is noted before the header leaves, so that a client that has the answer finds it in the log.
-func (w *loggedWriter) note(code int) {
-	w.s.mu.Lock()
-	defer w.s.mu.Unlock()
-	if r := &w.s.log[w.i]; r.Status < 200 { // after an informational one comes another
-		r.Status = code
-	}
-}
-
-func (w *loggedWriter) WriteHeader(code int) {
-	w.note(code)
+func (w *headerWriter) WriteHeader(code int) {
+	w.leaving(code)
 	w.ResponseWriter.WriteHeader(code)
 }
 
-func (w *loggedWriter) Write(b []byte) (int, error) {
-	w.note(http.StatusOK)
+func (w *headerWriter) Write(b []byte) (int, error) {
+	w.leaving(http.StatusOK)
 	return w.ResponseWriter.Write(b)
 }
 
-func (w *loggedWriter) Flush() {
-	w.note(http.StatusOK)
+func (w *headerWriter) Flush() {
+	w.leaving(http.StatusOK)
 	http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // Unwrap is for [http.ResponseController].
-func (w *loggedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *headerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

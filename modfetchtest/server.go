@@ -20,8 +20,9 @@ type Server struct {
 	URL string // http://127.0.0.1:port, a GOPROXY
 
 	mirror *mirror
-	db     *database
-	sumdb  http.Handler
+	db     *database    // where records are added
+	shown  *database    // what clients see: db, or what it was when Lag was called
+	sumdb  http.Handler // of shown
 
 	http   *http.Server
 	stop   context.CancelFunc // ends the requests under way
@@ -32,7 +33,7 @@ type Server struct {
 	mu        sync.Mutex // guards the fields below
 	rules     []*rule    // the last one that matches wins
 	log       []Request
-	offshoots []*Server // made by Mirror and Fork, closed with this one
+	offshoots []*Server // made by Mirror, Lag and Fork, closed with this one
 }
 
 // NewServer starts a server of the modules in fsys, which may be nil, and closes it when the test is over. It fails the
@@ -63,12 +64,12 @@ func Start(fsys fs.FS) (*Server, error) {
 			return nil, fmt.Errorf("modfetchtest: %w", err)
 		}
 	}
-	return listen(m, db)
+	return listen(m, db, db)
 }
 
-// Add serves a module, here and at every server that [Server.Mirror] made of the same modules, and appends its record to
-// the checksum database. A version added again is served with the new content, but the database, which never changes its
-// mind, keeps the old record. Add panics if the module cannot be built; see [NewModule].
+// Add serves a module, here and at every server that [Server.Mirror] or [Server.Lag] made of the same modules, and appends
+// its record to the checksum database. A version added again is served with the new content, but the database, which never
+// changes its mind, keeps the old record. Add panics if the module cannot be built; see [NewModule].
 func (s *Server) Add(m Module) {
 	if err := add(s.mirror, s.db, m); err != nil {
 		panic("modfetchtest: " + err.Error())
@@ -100,10 +101,10 @@ func (s *Server) GoSum(path, version string) string {
 
 // Mirror starts a second server of the same modules and the same checksum database, with faults and a log of its own.
 // Closing s closes it too. Mirror panics if there is no port to listen on.
-func (s *Server) Mirror() *Server { return s.spawn(s.mirror, s.db) }
+func (s *Server) Mirror() *Server { return s.spawn(s.mirror, s.db, s.shown) }
 
-func (s *Server) spawn(m *mirror, db *database) *Server {
-	t, err := listen(m, db)
+func (s *Server) spawn(m *mirror, db, shown *database) *Server {
+	t, err := listen(m, db, shown)
 	if err != nil {
 		panic(err.Error())
 	}
@@ -113,8 +114,8 @@ func (s *Server) spawn(m *mirror, db *database) *Server {
 	return t
 }
 
-// Close breaks off all requests and connections, waits for their ends, and closes the servers made by [Server.Mirror] and
-// [Server.Fork]. The port then refuses connections; the log stays readable. Closing again does nothing.
+// Close breaks off all requests and connections, waits for their ends, and closes the servers made by [Server.Mirror],
+// [Server.Lag] and [Server.Fork]. The port then refuses connections; the log stays readable. Closing again does nothing.
 func (s *Server) Close() {
 	s.once.Do(func() {
 		s.mu.Lock()
@@ -130,7 +131,7 @@ func (s *Server) Close() {
 	})
 }
 
-func listen(m *mirror, db *database) (*Server, error) {
+func listen(m *mirror, db, shown *database) (*Server, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("modfetchtest: %w", err)
@@ -140,12 +141,13 @@ func listen(m *mirror, db *database) (*Server, error) {
 		URL:    "http://" + l.Addr().String(),
 		mirror: m,
 		db:     db,
-		sumdb:  http.StripPrefix("/sumdb/"+db.name, sumdb.NewServer(db)),
+		shown:  shown,
+		sumdb:  http.StripPrefix("/sumdb/"+db.name, sumdb.NewServer(shown)),
 		stop:   stop,
 		served: make(chan struct{}),
 	}
 	s.http = &http.Server{
-		Handler:     http.HandlerFunc(s.handle),
+		Handler:     s,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
@@ -163,9 +165,12 @@ func listen(m *mirror, db *database) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP answers a request that came in some other way than over s's own port, with the same faults and into the same
+// log: over TLS or HTTP/2, without a socket in a [testing/synctest] bubble, where latency costs no time, or through another
+// Server, by [Handler](s.ServeHTTP). Such a request ends with its own context; [Server.Close] does not know of it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = s.record(w, r)
-	s.fault(requestPath(r)).apply(http.HandlerFunc(s.answer)).ServeHTTP(w, r)
+	s.fault(requestPath(r)).serve(w, r, http.HandlerFunc(s.answer))
 }
 
 // answer is what an honest server says.
@@ -200,9 +205,9 @@ func text(w http.ResponseWriter, code int, body string) {
 	fmt.Fprintln(w, body)
 }
 
-// setDefault leaves alone what a [Fault.Header] has set.
+// setDefault leaves alone what a [Fault.Header] has set, or left out.
 func setDefault(h http.Header, key, value string) {
-	if h.Get(key) == "" {
+	if _, ok := h[http.CanonicalHeaderKey(key)]; !ok {
 		h.Set(key, value)
 	}
 }

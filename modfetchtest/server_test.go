@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"slices"
@@ -358,6 +359,44 @@ func TestMirrorHasItsOwnFaultsAndLog(t *testing.T) {
 	}
 }
 
+// TestOtherWaysIn has a server answer over TLS and HTTP/2.
+func TestOtherWaysIn(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	front := httptest.NewUnstartedServer(s)
+	front.EnableHTTP2 = true
+	front.StartTLS()
+	t.Cleanup(front.Close)
+	s.Fault("*.zip", modfetchtest.Truncate(20))
+	s.Fault("*.mod", modfetchtest.Reset())
+	resp, err := front.Client().Get(front.URL + "/example.com/m/@v/v1.0.0.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if resp.ProtoMajor != 2 || resp.StatusCode != 200 || len(body) != 20 || err == nil {
+		t.Errorf("%v, %d bytes, %v", resp, len(body), err)
+	}
+	if _, err := front.Client().Get(front.URL + "/example.com/m/@v/v1.0.0.mod"); err == nil || !strings.Contains(err.Error(), "stream error") {
+		t.Errorf("error %v, want that of a stream", err)
+	}
+	if log := s.Log(); len(log) != 2 || log[0].Path != "/example.com/m/@v/v1.0.0.zip" || log[0].Status != 200 {
+		t.Errorf("requests %+v", log)
+	}
+}
+
+func TestRequestsAreLeftAlone(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	s.Fault("*", modfetchtest.Fault{}.Ignore("Range"))
+	r := httptest.NewRequest(http.MethodGet, "/example.com/m/@v/v1.0.0.zip", nil)
+	r.Header.Set("Range", "bytes=1-")
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	if w.Code != 200 || r.Header.Get("Range") != "bytes=1-" || s.Log()[0].Header.Get("Range") != "bytes=1-" {
+		t.Errorf("status %d, request %v", w.Code, r.Header)
+	}
+}
+
 func TestLog(t *testing.T) {
 	s := modfetchtest.NewServer(t, testdata())
 	get(t, s.URL+"/example.com/%21odd/under_score/@v/v1.2.3.mod?key=value", "Authorization", "Basic c2VjcmV0")
@@ -411,19 +450,23 @@ func TestClose(t *testing.T) {
 	m := s.Mirror()
 	s.Fault("/example.com/m/*", modfetchtest.Hang())
 	s.Fault("/example.com/tree/*", modfetchtest.Stall(3))
+	s.Fault("/example.com/m/v2/*", modfetchtest.Fault{}.Latency(time.Hour))
+	s.Fault("/example.com/old/*", modfetchtest.Fault{}.Bandwidth(1)) // of more than an hour's worth
+	s.Add(modfetchtest.NewModule("example.com/old", "v1.0.0").RawZip(make([]byte, 5000)))
 	failed := make(chan error)
-	for _, path := range []string{"/example.com/m/@v/list", "/example.com/tree/@v/list"} {
+	paths := []string{"/example.com/m/@v/list", "/example.com/tree/@v/list", "/example.com/m/v2/@v/list", "/example.com/old/@v/v1.0.0.zip"}
+	for _, path := range paths {
 		go func() {
 			_, _, err := request(http.MethodGet, s.URL+path)
 			failed <- err
 		}()
 	}
-	for s.Count("*") < 2 {
+	for s.Count("*") < len(paths) {
 		runtime.Gosched()
 	}
 	s.Close()
 	s.Close()
-	for range 2 {
+	for range paths {
 		if err := <-failed; err == nil {
 			t.Error("a request under way was answered")
 		}
@@ -433,8 +476,8 @@ func TestClose(t *testing.T) {
 			t.Errorf("%s still answers", url)
 		}
 	}
-	if s.Count("*") != 2 {
-		t.Errorf("%d requests in the log after Close, want 2", s.Count("*"))
+	if s.Count("*") != len(paths) {
+		t.Errorf("%d requests in the log after Close, want %d", s.Count("*"), len(paths))
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	// The client's own goroutines end when they notice.

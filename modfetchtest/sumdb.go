@@ -41,11 +41,20 @@ func (s *Server) LieAbout(path, version, sum string) {
 	s.db.lie(path, version, sum)
 }
 
+// Lag starts a second server of the same modules, as [Server.Mirror] does, that goes on showing the checksum database as it
+// is now: an honest, but older tree, without the records that are added from here on, here or there. A client that has seen
+// a newer tree can hold the two together only with the newer one's tiles, which it must get elsewhere. Closing s closes the
+// new server too. Lag panics if there is no port to listen on.
+func (s *Server) Lag() *Server { return s.spawn(s.mirror, s.db, s.shown.clone()) }
+
 // Fork starts a server of the same modules whose checksum database has the same key, but tells another story from here on:
 // each of the two gets a record of its own, so what is signed by the one from now on contradicts what is signed by the
 // other. A client that has seen neither since may follow either. Closing s closes the fork too. Fork panics if there is no
 // port to listen on.
-func (s *Server) Fork() *Server { return s.spawn(s.mirror.clone(), s.db.fork()) }
+func (s *Server) Fork() *Server {
+	f := s.db.fork()
+	return s.spawn(s.mirror.clone(), f, f)
+}
 
 // A database is a checksum database, whose HTTP side is [sumdb.Server].
 type database struct {
@@ -115,10 +124,10 @@ func (db *database) lie(path, version, sum string) {
 	db.append(m, zip, mod)
 }
 
-func (db *database) fork() *database {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	f := &database{
+func (db *database) clone() *database {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return &database{
 		name:    db.name,
 		key:     db.key,
 		signer:  db.signer,
@@ -126,9 +135,15 @@ func (db *database) fork() *database {
 		hashes:  slices.Clone(db.hashes),
 		ids:     maps.Clone(db.ids),
 	}
-	n := len(db.records)
-	db.fill(fmt.Sprintf("fork.modfetch.test/here%d", n))
+}
+
+func (db *database) fork() *database {
+	f := db.clone()
+	n := len(f.records)
 	f.fill(fmt.Sprintf("fork.modfetch.test/there%d", n))
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.fill(fmt.Sprintf("fork.modfetch.test/here%d", n))
 	return f
 }
 

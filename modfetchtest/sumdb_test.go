@@ -22,6 +22,7 @@ func databaseName(s *modfetchtest.Server) string {
 // clientOps is a sumdb.ClientOps in memory, over the database at url.
 type clientOps struct {
 	key, url string
+	next     string // the URL to ask for what is not at the first; "" is none
 
 	mu       sync.Mutex // guards the fields below
 	config   map[string][]byte
@@ -40,6 +41,9 @@ func newClientOps(s *modfetchtest.Server) *clientOps {
 
 func (c *clientOps) ReadRemote(path string) ([]byte, error) {
 	resp, body, err := request("GET", c.url+path)
+	if err == nil && resp.StatusCode == 404 && c.next != "" {
+		resp, body, err = request("GET", c.next+path)
+	}
 	if err == nil && resp.StatusCode != 200 {
 		err = fmt.Errorf("%s: %s", path, resp.Status)
 	}
@@ -290,6 +294,88 @@ func TestFork(t *testing.T) {
 	}
 }
 
+func TestLag(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	s.AddRecords(600)
+	lag := s.Lag()
+	s.LieAbout("example.com/m", "v1.0.0", "h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+	s.AddRecords(1000)
+	lag.Add(modfetchtest.NewModule("example.com/late", "v1.0.0"))
+	if lag.GOSUMDB() != s.GOSUMDB() {
+		t.Fatal("it lags behind another database")
+	}
+
+	ops := newClientOps(s)
+	if _, err := lookup(ops, "example.com/late", "v1.0.0"); err != nil {
+		t.Errorf("a module added to the one that lags is not listed: %v", err)
+	}
+	ahead := string(ops.config[databaseName(s)+"/latest"])
+	ops.next, ops.url = ops.url, newClientOps(lag).url // which has not the tiles of the tree that is ahead
+	want, _, _ := strings.Cut(s.GoSum("example.com/m", "v1.0.0"), "\n")
+	if got, err := lookup(ops, "example.com/m", "v1.0.0"); err != nil || got != want+"\n" || ops.security != "" {
+		t.Errorf("what is old in a tree that lags: %q, %v, want %q\n%s", got, err, want, ops.security)
+	}
+	if head := string(ops.config[databaseName(s)+"/latest"]); head != ahead {
+		t.Errorf("the client's head went back to %q", head)
+	}
+	for _, m := range []*modfetchtest.Server{lag, lag.Mirror(), lag.Lag()} {
+		if _, err := lookup(newClientOps(m), "example.com/late", "v1.0.0"); err == nil || !strings.Contains(err.Error(), "404") {
+			t.Errorf("a record that is newer: %v, want a 404", err)
+		}
+		if resp, _ := get(t, m.URL+"/example.com/late/@v/v1.0.0.zip"); resp.StatusCode != 200 {
+			t.Errorf("the new module's zip: status %d", resp.StatusCode)
+		}
+		if m.Count("/sumdb/*/lookup/*") == 0 || m.Count("*.zip") != 1 {
+			t.Errorf("requests %q", m.Requests())
+		}
+	}
+	if s.Count("*.zip") != 0 || s.Count("/sumdb/*/lookup/example.com/m@*") != 0 {
+		t.Errorf("the server that is ahead was asked for %q", s.Requests())
+	}
+
+	// One that has seen nothing newer goes on from there.
+	ops = newClientOps(lag)
+	if _, err := lookup(ops, "example.com/tree", "v1.0.0"); err != nil {
+		t.Error(err)
+	}
+	ops.url = newClientOps(s).url
+	if _, err := lookup(ops, "example.com/late", "v1.0.0"); err != nil || ops.security != "" {
+		t.Errorf("from an older head: %v\n%s", err, ops.security)
+	}
+}
+
+// TestEquivocation has one server tell the story of its database and that of a fork in turn.
+func TestEquivocation(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	fork := s.Fork()
+	ops := newClientOps(s)
+	if _, err := lookup(ops, "example.com/m", "v1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	asked := fork.Count("*")
+	s.Fault("/sumdb/*", modfetchtest.Handler(fork.ServeHTTP))
+	if _, err := lookup(ops, "example.com/tree", "v1.0.0"); err == nil || ops.security == "" {
+		t.Errorf("error %v, security message %q", err, ops.security)
+	}
+	if asked != 0 || fork.Count("/sumdb/*/lookup/example.com/tree@v1.0.0") != 1 || s.Count("/sumdb/*/lookup/example.com/tree@v1.0.0") != 1 {
+		t.Errorf("requests %q, and to the fork %q", s.Requests(), fork.Requests())
+	}
+}
+
+func TestDatabaseThatIsNotServed(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	m := s.Mirror()
+	m.Fault("/sumdb/*", modfetchtest.Status(404))
+	for _, path := range []string{"/supported", "/latest", "/lookup/example.com/m@v1.0.0"} {
+		if resp, _ := get(t, m.URL+"/sumdb/"+databaseName(m)+path); resp.StatusCode != 404 {
+			t.Errorf("%s: status %d, want 404", path, resp.StatusCode)
+		}
+		if resp, _ := get(t, s.URL+"/sumdb/"+databaseName(s)+path); resp.StatusCode != 200 {
+			t.Errorf("%s of the other: status %d, want 200", path, resp.StatusCode)
+		}
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	s := modfetchtest.NewServer(t, testdata())
 	var wg sync.WaitGroup
@@ -306,7 +392,7 @@ func TestConcurrentUse(t *testing.T) {
 				t.Errorf("%v, %v", resp, err)
 			}
 			s.LieAbout(path, "v1.0.0", "h1:")
-			if fork := s.Fork(); fork.Count("*") != 0 || s.Mirror().URL == fork.URL {
+			if fork := s.Fork(); fork.Count("*") != 0 || s.Mirror().URL == s.Lag().URL {
 				t.Error("a new server has a log")
 			}
 		})
