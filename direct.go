@@ -102,7 +102,8 @@ func (d *direct) run(ctx context.Context, args ...string) (out goOutput, cache s
 	cache = filepath.Join(dir, "mod")
 	cmd := exec.CommandContext(ctx, goCommand, args...)
 	cmd.Dir = filepath.Join(dir, "empty")
-	cmd.WaitDelay = time.Second
+	endTogether(cmd)
+	cmd.WaitDelay = time.Second / 2
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GO111MODULE=on", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GOPROXY=direct", "GOSUMDB=off",
 		"GOPATH="+dir, "GOMODCACHE="+cache, "GIT_TERMINAL_PROMPT=0", "GCM_INTERACTIVE=never", "PWD="+cmd.Dir)
 	var stdout, stderr limitedBuffer

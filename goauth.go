@@ -267,6 +267,7 @@ func runAuth(ctx context.Context, dir, stdin, name string, args ...string) (stri
 	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, fmt.Errorf("took longer than %s", authTimeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
+	endTogether(cmd)
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "GIT_TERMINAL_PROMPT=0", "GCM_INTERACTIVE=never")
 	cmd.Stdin = strings.NewReader(stdin)

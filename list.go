@@ -98,7 +98,7 @@ type infoFile struct {
 
 // info fetches the .info file of an exact version.
 func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) {
-	return f.infos.Do(ctx, m, func(ctx context.Context) (infoFile, error) {
+	file, err := f.infos.Do(ctx, m, func(ctx context.Context) (infoFile, error) {
 		name := proxyPath(m, "info")
 		if data, inModCache, err := f.stored(ctx, name, maxInfo); err == nil {
 			info, err := parseInfo(data, m)
@@ -132,13 +132,17 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 		f.keep(ctx, name, bytes.NewReader(file.data))
 		return file, nil
 	})
+	if o := file.info.Origin; o != nil {
+		file.info.Origin = new(*o) // callers that joined share one
+	}
+	return file, err
 }
 
 // parseInfo reads the .info file of an exact version.
 func parseInfo(data []byte, m module.Version) (Info, error) {
 	var info Info
 	if err := json.Unmarshal(data, &info); err != nil {
-		return Info{}, failf(ErrCorrupt, "sent an .info file that is not JSON: %v", err)
+		return Info{}, failf(ErrCorrupt, "sent an .info file that is not JSON: %s", printable(err.Error()))
 	}
 	if info.Version != m.Version {
 		return Info{}, failf(ErrCorrupt, "sent an .info file that names version %q", printable(info.Version))
@@ -150,7 +154,7 @@ func parseInfo(data []byte, m module.Version) (Info, error) {
 func parseAnswer(data []byte, path, rev string) (Info, error) {
 	var info Info
 	if err := json.Unmarshal(data, &info); err != nil {
-		return Info{}, failf(ErrCorrupt, "sent an .info file that is not JSON: %v", err)
+		return Info{}, failf(ErrCorrupt, "sent an .info file that is not JSON: %s", printable(err.Error()))
 	}
 	if !canonical(path, info.Version) {
 		return Info{}, failf(ErrCorrupt, "sent an .info file that names version %q, which does not fit %s", printable(info.Version), path)

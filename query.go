@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -44,8 +45,9 @@ type Origin struct {
 //   - the name of a branch or tag without a slash, or a commit hash
 //
 // Where there is a choice, releases come before pre-releases, and retracted versions are passed over; if nothing is left,
-// the error is a [NoMatchError]. An error is fs.ErrNotExist only if the mirrors say so of the list, of the revision, or of
-// the exact version. A malformed query is refused before any request.
+// the error is a [NoMatchError]. The newest version's go.mod file says what is retracted; if it is larger than 1 MiB, that
+// is an error. An error is fs.ErrNotExist only if the mirrors say so of the list, of the revision, or of the exact version.
+// A malformed query is refused before any request.
 //
 // A mirror may answer with an old version, but not with a false one: what it names fits the path, and its go.mod file is
 // verified. The answer to a revision may change at any time and is never cached under the revision's name.
@@ -75,8 +77,13 @@ func (f *Fetcher) Info(ctx context.Context, path, query string) (Info, error) {
 
 // canonical reports whether v is an exact version, in its one form, of a module with a valid path.
 func canonical(path, v string) bool {
-	return v != "" && module.CanonicalVersion(v) == v && module.Check(path, v) == nil
+	return v != "" && len(v) <= maxVersion && module.CanonicalVersion(v) == v && module.Check(path, v) == nil
 }
+
+const (
+	maxVersion     = 255     // bytes; it is part of the names of files
+	maxParsedGoMod = 1 << 20 // bytes; to parse a hostile one costs 250 times its size in memory
+)
 
 // checkPath refuses a module path before any request is made for it.
 func checkPath(path string) error {
@@ -106,6 +113,8 @@ func parseQuery(path, text string) (query, error) {
 	switch {
 	case text == "":
 		return refuse("the query is empty; %s", want)
+	case len(text) > maxVersion:
+		return refuse("it is longer than the %d bytes that a version may have; %s", maxVersion, want)
 	case text == "latest" || text == "upgrade":
 		q.fits = func(string) bool { return true }
 		return q, nil
@@ -202,11 +211,7 @@ func (f *Fetcher) choose(ctx context.Context, q query) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	retracted := func(v string) bool {
-		return slices.ContainsFunc(file.Retract, func(r *modfile.Retract) bool {
-			return semver.Compare(r.Low, v) <= 0 && semver.Compare(v, r.High) <= 0
-		})
-	}
+	retracted := retractions(file)
 	v, err := f.pick(ctx, q, slices.DeleteFunc(slices.Clone(fitting), retracted))
 	if err == nil && v == "" && q.base == "" {
 		if v = newest; len(list.versions) > 0 {
@@ -269,18 +274,38 @@ func (f *Fetcher) pick(ctx context.Context, q query, versions []string) (string,
 }
 
 // newestGoMod returns the verified go.mod file that speaks for all versions of a module. One that cannot be parsed is the
-// author's mistake; it retracts nothing.
+// author's mistake; it retracts nothing. One that is too large to be parsed may retract something.
 func (f *Fetcher) newestGoMod(ctx context.Context, path, version string) (*modfile.File, error) {
 	m := module.Version{Path: path, Version: version}
 	data, err := f.GoMod(ctx, m)
 	if err != nil {
 		return nil, contradicts(err, m)
 	}
+	if len(data) > maxParsedGoMod {
+		return nil, failf(ErrCorrupt, "cannot tell which versions of %s are retracted: the go.mod file of %s has %d bytes, and at most %d are read for that; "+
+			"an exact version can be asked for", path, version, len(data), maxParsedGoMod)
+	}
 	file, err := modfile.ParseLax(m.String()+"/go.mod", data, nil)
 	if err != nil {
 		return new(modfile.File), nil
 	}
 	return file, nil
+}
+
+// retractions says which versions a go.mod file retracts. It does not hold each against each range: of both there may be
+// so many that this would take hours.
+func retractions(file *modfile.File) func(v string) bool {
+	ranges := file.Retract
+	slices.SortFunc(ranges, func(a, b *modfile.Retract) int { return semver.Compare(a.Low, b.Low) })
+	for i := 1; i < len(ranges); i++ {
+		if highest := ranges[i-1].High; semver.Compare(highest, ranges[i].High) > 0 {
+			ranges[i].High = highest // of all that begin here or below
+		}
+	}
+	return func(v string) bool {
+		n := sort.Search(len(ranges), func(i int) bool { return semver.Compare(ranges[i].Low, v) > 0 })
+		return n > 0 && semver.Compare(v, ranges[n-1].High) <= 0
+	}
 }
 
 // untagged returns the version that a mirror itself takes for the latest, or else the newest pseudo-version in its list;
@@ -302,7 +327,7 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 		if _, err = f.GoMod(ctx, m); err != nil {
 			err = contradicts(err, m)
 		} else if f.mod != nil && !exists(f.mod.file(proxyPath(m, "info"))) {
-			err = f.putInfo(m, info)
+			err = diskError(m, f.putInfo(m, info))
 		}
 	}
 	switch {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -215,6 +216,8 @@ func TestVersions(t *testing.T) {
 		"garbage":              {list: "garbage\n", corrupt: true},
 		"page":                 {list: "<!DOCTYPE html>\n<title>Welcome</title>\n", corrupt: true},
 		"JSON":                 {list: `{"versions":["v1.0.0"]}`, corrupt: true},
+		"too long":             {list: "v1.0.0\nv1.1.0-" + strings.Repeat("a", 256-len("v1.1.0-")) + "\n", want: []string{"v1.0.0"}},
+		"long":                 {list: "v1.0.0-" + strings.Repeat("a", 255-len("v1.0.0-")) + "\n", want: []string{"v1.0.0-" + strings.Repeat("a", 255-len("v1.0.0-"))}},
 		"all of another major": {list: "v2.0.0\nv3.0.0\n", corrupt: true},
 		"NUL":                  {list: "\x00", corrupt: true},
 	} {
@@ -241,6 +244,7 @@ func TestVersions(t *testing.T) {
 }
 
 func TestInfoOfAnExactVersion(t *testing.T) {
+	long := strings.Repeat("a", 500_000)
 	for name, c := range map[string]struct {
 		text string
 		ok   bool
@@ -262,6 +266,9 @@ func TestInfoOfAnExactVersion(t *testing.T) {
 		"two":               {`{"Version":"v1.0.0"}{"Version":"v1.0.0"}`, false},
 		"time":              {`{"Version":"v1.0.0","Time":"yesterday"}`, false},
 		"page":              {`<html>`, false},
+		"long version":      {`{"Version":"` + long + `"}`, false},
+		"long time":         {`{"Version":"v1.0.0","Time":"` + long + `"}`, false},
+		"long number":       {`{"Version":` + strings.Repeat("1", len(long)) + `}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := over(t, [][]*fakeMirror{{fake("mirror", sends(c.text))}})
@@ -273,9 +280,41 @@ func TestInfoOfAnExactVersion(t *testing.T) {
 				return
 			}
 			if modfetch.KindOf(err) != modfetch.Corrupt || info.Version != "" || errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "\x1b") {
-				t.Errorf("got %v, %q, want a printable error that is corrupt", info, err)
+				t.Errorf("got %.2000v, %.2000q, want a printable error that is corrupt", info, err)
+			}
+			if err != nil && len(err.Error()) > 2000 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+// Callers that joined may change what they got.
+func TestOriginIsEachCallersOwn(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	mirror := fake("mirror", func(ctx context.Context, r modfetch.Request) (*modfetch.Response, error) {
+		close(arrived)
+		<-release
+		return sends(`{"Version":"v1.0.0","Origin":{"VCS":"git"}}`)(ctx, r)
+	})
+	joined := make(chan struct{})
+	f := over(t, [][]*fakeMirror{{mirror}}, modfetch.WithTrace(&modfetch.Trace{Joined: func(context.Context, module.Version) { close(joined) }}))
+	var infos [2]modfetch.Info
+	var wg sync.WaitGroup
+	ask := func(i int) {
+		var err error
+		if infos[i], err = f.Info(t.Context(), moduleM.Path, moduleM.Version); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Go(func() { ask(0) })
+	<-arrived
+	wg.Go(func() { ask(1) })
+	<-joined
+	close(release)
+	wg.Wait()
+	if a, b := infos[0].Origin, infos[1].Origin; a == nil || b == nil || a == b || *a != *b {
+		t.Errorf("origins %v at %p and %v at %p, want the same twice", a, a, b, b)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -34,9 +35,9 @@ func addVersions(s *modfetchtest.Server, path string, versions map[string]string
 }
 
 // goAnswers asks the go command for each path@query, and returns the versions; "" for an error.
-func goAnswers(t *testing.T, env []string, queries []string) []string {
+func goAnswers(t *testing.T, env []string, queries []string, flags ...string) []string {
 	t.Helper()
-	args := []string{"list", "-m", "-e", "-f", "{{if .Error}}-{{else}}{{.Version}}{{end}}"}
+	args := append(flags, "list", "-m", "-e", "-f", "{{if .Error}}-{{else}}{{.Version}}{{end}}")
 	out := runGo(t, needGo(t), env, append(args, queries...)...)
 	var answers []string
 	for line := range strings.Lines(out) {
@@ -66,7 +67,8 @@ func TestQueriesAreTheGoCommands(t *testing.T) {
 				"<=v1.2": "", ">v1": "", "<v0.9.0": "", ">v1.20.0": "v1.21.0-beta", ">=v1.21.0": "", ">v1.2.0-pre": "v1.2.0",
 				"<v1.2.0+meta": "v0.9.0", "<=v1.2.10+meta": "v1.2.10", "<v2.0.0": "v1.20.0", ">=v2.0.0": "",
 				"v1.2.0": "v1.2.0", "v1.2.0-pre": "v1.2.0-pre", "v1.2.0+meta": "v1.2.0", "v1.2.1": "", "v1.2.1+meta": "",
-				"<": "", "<1.2.0": "", "< v1.2.0": "", "<v1.2.0 >v1": "", "v1.2.0/x": "", "a/b": "", "nobranch": "", "1.2.0": "", "none": "",
+				"latest": "v1.20.0",
+				"<":      "", "<1.2.0": "", "< v1.2.0": "", "<v1.2.0 >v1": "", "v1.2.0/x": "", "a/b": "", "nobranch": "", "1.2.0": "", "none": "",
 			},
 		},
 		"example.com/onlypre": {
@@ -94,6 +96,18 @@ func TestQueriesAreTheGoCommands(t *testing.T) {
 				"v1.1.0": "v1.1.0", "v1.3.0": "v1.3.0", "v1.1.0+meta": "v1.1.0",
 			},
 		},
+		"example.com/ranges": { // one within another, and two that overlap
+			map[string]string{"v1.0.0": modern, "v1.1.0": "", "v1.2.0": "", "v1.3.0": "", "v1.4.0": "", "v1.5.0": "", "v1.6.0": "", "v1.7.0": "",
+				"v1.8.0": "retract (\n[v1.5.0, v1.6.0]\nv1.2.0\n[v1.1.0, v1.3.0]\n[v1.6.0, v1.7.0]\n)"},
+			map[string]string{
+				"latest": "v1.8.0", "<v1.8.0": "v1.4.0", "<v1.4.0": "v1.0.0", ">=v1.1.0": "v1.4.0", ">v1.4.0": "v1.8.0", "v1.1": "", "v1.2": "", "v1.3": "",
+				"v1.4": "v1.4.0", "v1.5": "", "v1.6": "", "v1.7": "",
+			},
+		},
+		"example.com/Upper/Case": {
+			map[string]string{"v1.0.0": modern, "v1.1.0-RC1": modern},
+			map[string]string{"latest": "v1.0.0", ">v1.0.0": "v1.1.0-RC1", "v1.1.0-RC1": "v1.1.0-RC1", "v1.1.0-rc1": ""},
+		},
 		"example.com/unparsable": {
 			map[string]string{"v1.0.0": modern, "v1.1.0": "retract v1.0.0\n)("},
 			map[string]string{"v1.0": "v1.0.0", "v1": "v1.1.0", "latest": "v1.1.0"},
@@ -115,11 +129,17 @@ func TestQueriesAreTheGoCommands(t *testing.T) {
 		},
 		"example.com/v2/v2": {
 			map[string]string{"v2.0.0": modern, "v2.1.0-rc.1": modern},
-			map[string]string{"latest": "v2.0.0", "v2": "v2.0.0", "v2.1": "", ">=v2.1.0-0": "v2.1.0-rc.1", "v1": "", "<v3.0.0": "v2.0.0", ">v1.0.0": "v2.0.0", "v1.0.0": "", "v2.0.0+x": "v2.0.0"},
+			map[string]string{"latest": "v2.0.0", "v2": "v2.0.0", "v2.1": "", ">=v2.1.0-0": "v2.1.0-rc.1", "v1": "", "<v3.0.0": "v2.0.0", ">v1.0.0": "v2.0.0", "v1.0.0": "", "v2.0.0+x": "v2.0.0",
+				"v2.0.0+incompatible": "", "v3.0.0+incompatible": "", "branch": "v2.0.1-0.20200101000000-aaaaaaaaaaaa"},
 		},
 		"gopkg.in/yaml.v2": {
 			map[string]string{"v2.0.0": modern, "v2.1.0": modern},
-			map[string]string{"latest": "v2.1.0", "v2.0": "v2.0.0", "v2": "v2.1.0", ">v2.0.0": "v2.1.0", "v1": "", "v3.0.0": ""},
+			map[string]string{"latest": "v2.1.0", "v2.0": "v2.0.0", "v2": "v2.1.0", ">v2.0.0": "v2.1.0", "v1": "", "v3.0.0": "",
+				"v3.0.0+incompatible": "", "branch": "v2.0.1-0.20200101000000-aaaaaaaaaaaa"},
+		},
+		"gopkg.in/old.v1": { // whose pseudo-versions may begin so
+			map[string]string{"v0.0.0-20200101000000-aaaaaaaaaaaa": modern},
+			map[string]string{"latest": "v0.0.0-20200101000000-aaaaaaaaaaaa", "aaaaaaaaaaaa": "v0.0.0-20200101000000-aaaaaaaaaaaa", "v1": ""},
 		},
 	} {
 		addVersions(s, path, c.versions)
@@ -130,6 +150,13 @@ func TestQueriesAreTheGoCommands(t *testing.T) {
 	s.Fault("/example.com/onto/@latest", body(`{"Version":"v0.1.1-0.20210101000000-bbbbbbbbbbbb"}`))
 	s.Fault("/example.com/onto/@v/list", body("v0.1.0\n"))
 	s.Add(modfetchtest.NewModule("example.com/onto", "v0.1.1-0.20210101000000-bbbbbbbbbbbb"))
+
+	for _, path := range []string{"example.com/v2/v2", "gopkg.in/yaml.v2"} {
+		const onBranch = "v2.0.1-0.20200101000000-aaaaaaaaaaaa"
+		s.Add(modfetchtest.NewModule(path, onBranch))
+		s.Fault("/"+path+"/@v/branch.info", body(`{"Version":"`+onBranch+`"}`))
+		s.Fault("/"+path+"/@v/trunk.info", body(`{"Version":"v3.0.0-20200101000000-aaaaaaaaaaaa"}`))
+	}
 
 	theirs := goAnswers(t, s.Env(t), queries)
 	f, _ := newFetcher(t, s.Options()...)
@@ -143,9 +170,48 @@ func TestQueriesAreTheGoCommands(t *testing.T) {
 			t.Errorf("%s: the go command answers %q, want %q", q, theirs[i], wants[i])
 		}
 	}
-	latest, _ := f.Info(t.Context(), "example.com/plain", "latest")
-	if upgrade, err := f.Info(t.Context(), "example.com/plain", "upgrade"); err != nil || upgrade.Version != latest.Version {
-		t.Errorf("upgrade is %v, %v, and latest is %v", upgrade, err, latest)
+	for _, path := range []string{"example.com/v2/v2", "gopkg.in/yaml.v2"} { // which the go command believes
+		if info, err := f.Info(t.Context(), path, "trunk"); modfetch.KindOf(err) != modfetch.Corrupt {
+			t.Errorf("%s@trunk is %q, %v, want a refusal of another major version", path, info.Version, err)
+		}
+	}
+}
+
+// TestUpgradeAndPatchAreTheGoCommands compares with the go command in a module that requires nothing yet; in others the two
+// are relative to what it requires.
+func TestUpgradeAndPatchAreTheGoCommands(t *testing.T) {
+	s := modfetchtest.NewServer(t, nil)
+	var queries, wants []string
+	for path, c := range map[string]struct {
+		versions map[string]string
+		upgrade  string // patch is an error
+	}{
+		"example.com/plain":     {map[string]string{"v1.0.0": "go 1.20", "v1.1.0": "go 1.20", "v1.2.0-pre": "go 1.20"}, "v1.1.0"},
+		"example.com/onlypre":   {map[string]string{"v1.0.0-a": "go 1.20", "v1.0.0-b": "go 1.20"}, "v1.0.0-b"},
+		"example.com/retracted": {map[string]string{"v1.0.0": "go 1.20", "v1.1.0": "retract v1.1.0"}, "v1.0.0"},
+		"example.com/moved":     {map[string]string{"v1.0.0": "go 1.20", "v2.0.0+incompatible": ""}, "v1.0.0"},
+		"example.com/untagged":  {map[string]string{"v0.0.0-20200101000000-aaaaaaaaaaaa": "go 1.20"}, "v0.0.0-20200101000000-aaaaaaaaaaaa"},
+		"example.com/v2/v2":     {map[string]string{"v2.0.0": "go 1.20", "v2.1.0": "go 1.20"}, "v2.1.0"},
+		"gopkg.in/yaml.v2":      {map[string]string{"v2.0.0": "go 1.20", "v2.1.0": "go 1.20"}, "v2.1.0"},
+	} {
+		addVersions(s, path, c.versions)
+		queries, wants = append(queries, path+"@upgrade", path+"@latest", path+"@patch"), append(wants, c.upgrade, c.upgrade, "")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module main.test\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	theirs := goAnswers(t, append(s.Env(t), "GOFLAGS=-modcacherw"), queries, "-C", dir)
+	f, _ := newFetcher(t, s.Options()...)
+	for i, q := range queries {
+		path, query, _ := strings.Cut(q, "@")
+		info, err := f.Info(t.Context(), path, query)
+		if info.Version != wants[i] || (err == nil) != (wants[i] != "") {
+			t.Errorf("%s is %q, %v, want %q", q, info.Version, err, wants[i])
+		}
+		if theirs[i] != wants[i] {
+			t.Errorf("%s: the go command answers %q, want %q", q, theirs[i], wants[i])
+		}
 	}
 }
 
@@ -330,6 +396,34 @@ func TestRevisionsAreAskedForEachTime(t *testing.T) {
 	}
 }
 
+// A Cache that calls a function for each name it is given.
+type puts func(name string)
+
+func (p puts) Open(context.Context, string) (io.ReadSeekCloser, error) { return nil, fs.ErrNotExist }
+
+func (p puts) Put(_ context.Context, name string, _ io.ReadSeeker) error { p(name); return nil }
+
+func TestOwnDiskIsNoAbsence(t *testing.T) {
+	if _, err := os.Stat("/proc/self"); err != nil {
+		t.Skip("needs a directory in which nothing can be made because it does not exist")
+	}
+	s := newRevisions(t)
+	var modCache string
+	var f *modfetch.Fetcher
+	f, modCache = newFetcher(t, append(s.Options(), modfetch.WithCache(puts(func(name string) {
+		if strings.HasSuffix(name, ".mod") { // before the .info file is written
+			cache := filepath.Join(modCache, "cache")
+			if err := errors.Join(os.Rename(cache, cache+"-gone"), os.Symlink("/proc", cache)); err != nil {
+				t.Error(err)
+			}
+		}
+	})))...)
+	_, err := f.Info(t.Context(), "example.com/m", "main")
+	if modfetch.KindOf(err) != modfetch.Transient || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "keeping example.com/m@"+pseudoMain) {
+		t.Errorf("error %v of kind %s, want one of our own disk that is no absence", err, modfetch.KindOf(err))
+	}
+}
+
 // serving is a mirror of a few files.
 func serving(name string, files map[string]string) *fakeMirror {
 	tree := make(fstest.MapFS)
@@ -367,6 +461,7 @@ func TestRevisionsAreAskedInOrder(t *testing.T) {
 }
 
 func TestAnswersThatAreNotBelieved(t *testing.T) {
+	long := strings.Repeat("a", 500_000)
 	for name, c := range map[string]struct {
 		query, answer string
 		kind          modfetch.Kind
@@ -378,6 +473,10 @@ func TestAnswersThatAreNotBelieved(t *testing.T) {
 		"another major":      {"main", `{"Version":"v2.0.0"}`, modfetch.Corrupt},
 		"its own name":       {"v2.0.0", `{"Version":"v2.0.0"}`, modfetch.Corrupt},
 		"climbing":           {"main", `{"Version":"v1.0.0-../../../x"}`, modfetch.Corrupt},
+		"long version":       {"main", `{"Version":"` + long + `"}`, modfetch.Corrupt},
+		"long but canonical": {"main", `{"Version":"v1.0.0-` + long + `"}`, modfetch.Corrupt},
+		"long time":          {"main", `{"Version":"v1.4.0","Time":"` + long + `"}`, modfetch.Corrupt},
+		"long number":        {"main", `{"Version":` + strings.Repeat("1", len(long)) + `}`, modfetch.Corrupt},
 		"another commit":     {strings.Repeat("c", 40), `{"Version":"` + pseudoMain + `"}`, modfetch.Corrupt},
 		"condemned go.mod":   {"main", `{"Version":"v1.0.0"}`, modfetch.Corrupt},
 		"missing go.mod":     {"main", `{"Version":"v1.2.0"}`, modfetch.Transient},
@@ -400,7 +499,10 @@ func TestAnswersThatAreNotBelieved(t *testing.T) {
 			f, modCache := newFetcher(t, s.Options()...)
 			info, err := f.Info(t.Context(), "example.com/m", c.query)
 			if info.Version != "" || modfetch.KindOf(err) != c.kind || errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("got %v, %v of kind %s, want %s", info, err, modfetch.KindOf(err), c.kind)
+				t.Errorf("got %.2000v, %.2000v of kind %s, want %s", info, err, modfetch.KindOf(err), c.kind)
+			}
+			if err != nil && len(err.Error()) > 2000 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 			for _, name := range files(t, modCache) {
 				if strings.HasSuffix(name, ".info") || strings.HasSuffix(name, "v1.0.0.mod") {
@@ -497,6 +599,8 @@ func TestMalformedQueriesAreNotAsked(t *testing.T) {
 		"nothing":            {"", "the query is empty; want an exact version"},
 		"patch":              {"patch", "relative to a version in use"},
 		"none":               {"none", "names no version"},
+		"long":               {strings.Repeat("a", 256), "longer than the 255 bytes"},
+		"long version":       {"v1.0.0-" + strings.Repeat("a", 1<<20), "longer than the 255 bytes"},
 		"slash":              {"feature/x", "with a slash, only for the hash of its commit"},
 		"climbing":           {"../../etc", "with a slash"},
 		"dots":               {"..", "no name that a mirror can be asked for"},
@@ -516,8 +620,8 @@ func TestMalformedQueriesAreNotAsked(t *testing.T) {
 		"beyond a prefix":    {">v1", "want a full version such as >v1.0.0"},
 	} {
 		_, err := f.Info(t.Context(), "example.com/m", c.query)
-		if err == nil || !strings.Contains(err.Error(), c.say) || strings.Contains(err.Error(), "\x1b") || errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: error %q, want one that says %q", name, err, c.say)
+		if err == nil || !strings.Contains(err.Error(), c.say) || strings.Contains(err.Error(), "\x1b") || len(err.Error()) > 2000 || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: error %.2000q, want one that says %q", name, err, c.say)
 		}
 	}
 	for _, path := range []string{"example.com/m/v2", "gopkg.in/m.v3"} {
@@ -529,6 +633,59 @@ func TestMalformedQueriesAreNotAsked(t *testing.T) {
 	}
 	if m.count() > 0 {
 		t.Errorf("requests: %v", m.asked)
+	}
+}
+
+// TestLargeGoModIsNotParsed bounds what an author, or the mirror of a path that nobody vouches for, can make us parse. What
+// it might retract is not passed over in silence.
+func TestLargeGoModIsNotParsed(t *testing.T) {
+	const retracts = "// Deprecated: old.\nmodule example.com/m\nretract v1.1.0\n//"
+	for name, c := range map[string]struct {
+		size int
+		want string // "" is an error
+	}{
+		"as large as may be": {1 << 20, "v1.0.0"},
+		"larger":             {1<<20 + 1, ""},
+		"as large as served": {16 << 20, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := over(t, [][]*fakeMirror{{serving("mirror", map[string]string{
+				"@v/list": "v1.0.0\nv1.1.0\n", "@v/v1.0.0.info": `{"Version":"v1.0.0"}`, "@v/v1.0.0.mod": "module example.com/m\n",
+				"@v/v1.1.0.info": `{"Version":"v1.1.0"}`, "@v/v1.1.0.mod": retracts + strings.Repeat("x", c.size-len(retracts)),
+			})}})
+			for _, query := range []string{"latest", "v1", "<v1.1.0"} {
+				info, err := f.Info(t.Context(), "example.com/m", query)
+				switch {
+				case c.want != "" && (err != nil || info.Version != c.want || info.Deprecated != "old."):
+					t.Errorf("%s: got %+v, %v, want %s", query, info, err, c.want)
+				case c.want == "" && (modfetch.KindOf(err) != modfetch.Corrupt || !strings.Contains(err.Error(), "go.mod file of v1.1.0 has")):
+					t.Errorf("%s: got %+v, %v, want a refusal", query, info, err)
+				}
+			}
+			if info, err := f.Info(t.Context(), "example.com/m", "v1.1.0"); err != nil || info.Version != "v1.1.0" {
+				t.Errorf("exact version: got %+v, %v", info, err)
+			}
+		})
+	}
+}
+
+// TestManyRetractions would not end in time if each version were held against each retraction.
+func TestManyRetractions(t *testing.T) {
+	var list, gomod strings.Builder
+	gomod.WriteString("module example.com/m\nretract (\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&list, "v1.0.%d\n", i)
+		if i < 70_000 {
+			fmt.Fprintf(&gomod, "v1.0.%d\n", i)
+		}
+	}
+	gomod.WriteString("[v1.0.70000, v1.0.99998]\n)\n")
+	list.WriteString("v1.1.0\n")
+	f := over(t, [][]*fakeMirror{{serving("mirror", map[string]string{
+		"@v/list": list.String(), "@v/v1.1.0.mod": gomod.String(), "@v/v1.0.99999.mod": "module example.com/m\n", "@v/v1.0.99999.info": `{"Version":"v1.0.99999"}`,
+	})}})
+	if info, err := f.Info(t.Context(), "example.com/m", ">v1.0.0"); err != nil || info.Version != "v1.0.99999" {
+		t.Errorf("got %v, %v, want the only version that is not retracted", info, err)
 	}
 }
 

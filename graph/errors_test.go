@@ -69,6 +69,18 @@ var errorCases = []struct {
 		want:    []string{"X/main requires X/a@v1.0.0: go.mod:2: ", `"latest" invalid`},
 	},
 	{
+		name:    "a go.mod that is too large to parse",
+		project: files{"go.mod": "module X/main\ngo 1.17\nrequire X/a v1.0.0"},
+		goMods:  map[string]string{"X/a@v1.0.0": "module X/a\n" + strings.Repeat("//\n", 1<<20/3)},
+		want:    []string{"X/main requires X/a@v1.0.0: its go.mod has 1048596 bytes; at most 1048576 are read"},
+	},
+	{
+		name:    "an error in each of many lines",
+		project: files{"go.mod": "module X/main\ngo 1.17\nrequire X/a v1.0.0"},
+		goMods:  map[string]string{"X/a@v1.0.0": "module X/a\nrequire (\n" + strings.Repeat("x y\n", 10000) + ")"},
+		want:    []string{"X/main requires X/a@v1.0.0: go.mod:3: "},
+	},
+	{
 		name:    "a page instead of a go.mod",
 		project: files{"go.mod": "module X/main\ngo 1.17\nrequire X/a v1.0.0"},
 		goMods:  map[string]string{"X/a@v1.0.0": "<!DOCTYPE html>\n<p>Log in first</p>"},
@@ -199,6 +211,9 @@ func TestErrors(t *testing.T) {
 				if !strings.Contains(err.Error(), expand(part)) {
 					t.Errorf("%v\nshould contain %q", err, expand(part))
 				}
+			}
+			if n := len(err.Error()); n > 4<<10 {
+				t.Errorf("a message of %d bytes", n)
 			}
 			if errors.Is(err, fs.ErrNotExist) != c.absent {
 				t.Errorf("%v\nis an fs.ErrNotExist: %v, want %v", err, !c.absent, c.absent)

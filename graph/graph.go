@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 
 	"golang.org/x/mod/module"
@@ -63,7 +64,7 @@ func Load(ctx context.Context, src Source, file string, jobs int) (*Graph, error
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{project: p, src: src, slots: make(chan struct{}, jobs), files: make(map[module.Version]readFunc)}
+	r := &reader{project: p, src: src, slots: make(chan struct{}, jobs), parsers: make(chan struct{}, runtime.GOMAXPROCS(0)), files: make(map[module.Version]readFunc)}
 	g, err := load(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"go/version"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/mod/modfile"
@@ -19,6 +20,7 @@ type reader struct {
 	project *project
 	src     Source
 	slots   chan struct{}
+	parsers chan struct{} // as many as there are processors: parsing may take 350 times a file's size in memory
 
 	mu    sync.Mutex                  // guards files
 	files map[module.Version]readFunc // by what is read, which is a replacement and not what it replaces
@@ -66,12 +68,28 @@ func (r *reader) readFile(ctx context.Context, m module.Version) (*goMod, error)
 	if err != nil {
 		return nil, err
 	}
+	if len(text) > maxGoMod {
+		return nil, fmt.Errorf("its go.mod has %d bytes; at most %d are read", len(text), maxGoMod)
+	}
+	r.parsers <- struct{}{}
+	defer func() { <-r.parsers }()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	f, err := modfile.ParseLax(name, text, nil)
+	if list := (modfile.ErrorList)(nil); errors.As(err, &list) && len(list) > maxErrors {
+		err = slices.Clone(list[:maxErrors]) // a clone, to let go of what may be one for each line
+	}
 	if err != nil {
 		return nil, err
 	}
 	return r.project.goMod(f), nil
 }
+
+const (
+	maxGoMod  = 1 << 20 // bytes
+	maxErrors = 5       // of one file
+)
 
 // request asks the source for a go.mod file.
 func (r *reader) request(ctx context.Context, m module.Version) ([]byte, error) {
