@@ -174,6 +174,7 @@ func (t *authTransport) send(req *http.Request, c credential) (*http.Response, e
 	for name, values := range c.header {
 		req.Header[name] = append(req.Header[name], values...)
 	}
+	logSent(req)
 	resp, err := t.RoundTripper.RoundTrip(req)
 	if g, ok := c.source.authAsker.(*gitAuth); ok && err == nil {
 		switch {

@@ -327,8 +327,8 @@ func TestRedirectElsewhereGetsNoCredentials(t *testing.T) {
 	}
 }
 
-// TestSecretsStayWhereTheyBelong sends each kind of secret to a mirror that redirects elsewhere, and looks for it in
-// whatever others can see.
+// TestSecretsStayWhereTheyBelong sends each kind of secret to a mirror that redirects elsewhere and repeats what it was sent,
+// and looks for it in errors, traces, files and requests to others.
 func TestSecretsStayWhereTheyBelong(t *testing.T) {
 	world := newWorld(t)
 	forward := forwardTo(t, world.URL)
@@ -360,7 +360,15 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			}
 			http.Error(w, "what you sent: "+string(dump), http.StatusInternalServerError)
 		case strings.Contains(r.URL.Path, "/denied/"):
-			http.Error(w, "denied", http.StatusForbidden)
+			http.Error(w, "what you sent: "+strings.Join(strings.Fields(string(dump)), " "), http.StatusForbidden)
+		case strings.Contains(r.URL.Path, "/malformed/"):
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nwhat you sent %s\r\n\r\n", strings.Join(strings.Fields(string(dump)), " "))
 		case own && !good:
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 		case own && strings.HasSuffix(r.URL.Path, ".zip"):
@@ -396,7 +404,13 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			mu.Unlock()
 		}
 		if r.Method != http.MethodConnect || strings.HasPrefix(r.Host, "refused.test") {
-			http.Error(w, "not through here", http.StatusProxyAuthRequired)
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "HTTP/1.1 407 what you sent: %s\r\n\r\n", r.Header.Get("Proxy-Authorization"))
 			return
 		}
 		there, err := dial(r.Context(), "tcp", r.Host)
@@ -459,11 +473,23 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 					said = append(said, fmt.Sprintf("%v %+v %#v", what, what, what))
 				}
 				attempt := func(_ context.Context, i modfetch.AttemptInfo) { tell(i); tell(i.Err) }
-				f, modCache := newFetcher(t, modfetch.WithGOPROXY(k.base), modfetch.WithSumDB(world.GOSUMDB()), modfetch.WithGoEnv(k.env),
+				home := tempDir(t) // of all files
+				k.env.GOPATH = filepath.Join(home, "gopath")
+				k.env.GOMODCACHE = filepath.Join(home, "modcache")
+				t.Setenv("TMPDIR", home)
+				f, err := modfetch.New(modfetch.WithGOPROXY(k.base), modfetch.WithSumDB(world.GOSUMDB()), modfetch.WithGoEnv(k.env),
+					modfetch.WithCache(modfetch.DirCache(filepath.Join(home, "cache"))),
 					modfetch.WithRoute("refused.test", "https://refused.test"), modfetch.WithHTTPClient(&http.Client{Transport: transport}),
 					modfetch.WithTrace(&modfetch.Trace{AttemptStarted: attempt, AttemptDone: attempt, Progress: attempt, Crossed: attempt,
-						Cache:   func(_ context.Context, i modfetch.CacheInfo) { tell(i) },
-						Vouched: func(_ context.Context, i modfetch.VouchInfo) { tell(i) }}))
+						Cache:       func(_ context.Context, i modfetch.CacheInfo) { tell(i) },
+						Vouched:     func(_ context.Context, i modfetch.VouchInfo) { tell(i) },
+						LockWaiting: func(_ context.Context, name string) { tell(name) },
+						Head:        func(_ context.Context, i modfetch.HeadInfo) { tell(i) },
+						Joined:      func(_ context.Context, m module.Version) { tell(m) }}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
 				for m, err := range f.Download(t.Context(), []module.Version{moduleM}) {
 					tell(m)
 					tell(err)
@@ -471,7 +497,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 						t.Errorf("error %v", err)
 					}
 				}
-				for _, path := range []string{"example.com/denied/m", "example.com/broken/m", "example.com/none", "refused.test/m"} {
+				for _, path := range []string{"example.com/denied/m", "example.com/malformed/m", "example.com/broken/m", "example.com/none", "refused.test/m"} {
 					_, err := f.Versions(t.Context(), path)
 					if err == nil {
 						t.Errorf("%s: no error", path)
@@ -489,13 +515,21 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 				if (len(foreign) == 0) != (where == "http") {
 					t.Errorf("%d requests elsewhere", len(foreign))
 				}
-				for _, name := range files(t, modCache) {
-					data, err := os.ReadFile(filepath.Join(modCache, name))
-					if err != nil {
-						t.Error(err)
+				for _, dir := range []string{"gopath", "modcache", "cache"} {
+					if where != "http" && len(files(t, filepath.Join(home, dir))) == 0 {
+						t.Errorf("no file in %s", dir)
 					}
-					said = append(said, name+"\n"+string(data))
 				}
+				filepath.WalkDir(home, func(name string, d fs.DirEntry, err error) error {
+					if err == nil && !d.IsDir() {
+						data, err := os.ReadFile(name)
+						if err != nil {
+							t.Error(err)
+						}
+						said = append(said, name+"\n"+string(data))
+					}
+					return nil
+				})
 				for _, secret := range secrets {
 					for _, s := range append(said, foreign...) {
 						if strings.Contains(s, secret) {
@@ -504,6 +538,20 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestSecretsAreInNoOutput runs the test above in a process of its own, and looks for the secrets in what that prints.
+func TestSecretsAreInNoOutput(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSecretsStayWhereTheyBelong$")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS\n") {
+		t.Fatalf("%v, printed:\n%s", err, out)
+	}
+	for _, secret := range []string{"s3cret", strings.Fields(basic("user", "s3cret"))[1], strings.Fields(basic("s3cret", ""))[1]} {
+		if strings.Contains(string(out), secret) {
+			t.Errorf("%s is in\n%s", secret, out)
 		}
 	}
 }

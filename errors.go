@@ -168,7 +168,7 @@ type StatusError struct {
 	Mirror string // redacted
 	Path   string // escaped GOPROXY path
 	Code   int    // HTTP status code
-	Detail string // the server's own words: plain text, at most 8 lines, control characters removed
+	Detail string // the server's own words: plain text, at most 8 lines, without control characters and secrets
 }
 
 func (e *StatusError) Error() string {

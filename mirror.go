@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/hashicorp/go-retryablehttp"
 )
@@ -69,30 +68,46 @@ type httpMirror struct {
 }
 
 // HTTPMirror returns the mirror with the given base URL, such as https://goproxy.cn. User name and password in the URL
-// are sent as basic authentication, to that origin only; its query is repeated on every request.
+// are sent as basic authentication, to that origin only; its query is repeated on every request. None of them is in an
+// error, also where the server repeats them, unless it is shorter than 3 bytes.
 //
 // The client is copied, and its CheckRedirect replaced: at most 5 redirects, never from https to http, credentials and
-// Referer never to another origin. Its transport should bound response headers as ours does, to 64 KiB. It must not have a Timeout, which would cut off large zips; nil means a client that
-// honours HTTPS_PROXY and NO_PROXY, and that a mirror at a public address cannot redirect to a loopback, link-local or
-// private one. A client that is given dials by its own transport: that check, and whom a client certificate is shown to,
-// are up to it.
+// Referer never to another origin. Its transport should bound response headers as ours does, to 64 KiB. It must not have
+// a Timeout, which would cut off large zips; nil means a client that honours HTTPS_PROXY and NO_PROXY, and that a mirror
+// at a public address cannot redirect to a loopback, link-local or private one. A client that is given dials by its own
+// transport: that check, and whom a client certificate is shown to, are up to it.
 func HTTPMirror(base string, client *http.Client) (Mirror, error) {
 	u, err := url.Parse(base)
 	if err != nil {
-		return nil, fmt.Errorf("malformed mirror URL %s", withoutSecrets(base)) // err may quote a password
+		return nil, fmt.Errorf("mirror %q: %w", withoutSecrets(base), errMalformed)
 	}
+	m, err := newHTTPMirror(u, client)
+	if err != nil {
+		return nil, fmt.Errorf("mirror %q: %w", withoutSecrets(base), err)
+	}
+	return m, nil
+}
+
+// errMalformed stands for the errors of url.Parse, which quote passwords.
+var errMalformed = errors.New("malformed URL; in a password or query, a comma is written %2C, a bar %7C, a colon %3A, an @ %40")
+
+// newHTTPMirror is HTTPMirror with errors that leave it to the caller to name the URL.
+func newHTTPMirror(u *url.URL, client *http.Client) (Mirror, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("mirror %s: want an http or https URL with a host, such as https://goproxy.cn", withoutSecrets(base))
+		return nil, errors.New("want an http or https URL with a host, such as https://goproxy.cn")
+	}
+	if _, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && err != nil {
+		return nil, errMalformed // rather half a password than a port
 	}
 	if u.User != nil && u.Scheme != "https" {
-		return nil, fmt.Errorf("mirror %s: its user name and password would cross the network in the clear; use https", redact(u))
+		return nil, errors.New("its user name and password would cross the network in the clear; use https")
 	}
 	if client == nil {
 		client = newHTTPClient()
 	}
-	client, err = guardClient(client)
+	client, err := guardClient(client)
 	if err != nil {
-		return nil, fmt.Errorf("mirror %s: %w", redact(u), err)
+		return nil, err
 	}
 	m := &httpMirror{base: u, name: redact(u), client: client}
 	if u.User != nil {
@@ -121,9 +136,10 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 	u.RawPath = strings.TrimRight(u.EscapedPath(), "/") + "/" + (&url.URL{Path: r.Path}).EscapedPath()
 	u.Path = strings.TrimRight(u.Path, "/") + "/" + r.Path
 
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	var sent []*http.Request
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, sentKey{}, &sent), http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("mirror %s: %w", m.name, err)
+		return nil, fmt.Errorf("mirror %s: %w", m.name, errMalformed)
 	}
 	req.Header.Set("Accept-Encoding", "identity") // ranges and sizes must be those of the file
 	if m.auth != "" {
@@ -154,9 +170,12 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		if absent(err) { // such as a dialler's missing socket: no word of the mirror's
 			err = &failure{ErrTransient, "no connection", err}
 		}
+		if text := m.quote(err.Error(), sent); text != err.Error() {
+			return nil, &quotedError{text, &err}
+		}
 		return nil, err
 	}
-	out, err := m.response(resp, r)
+	out, err := m.response(resp, r, sent)
 	if err != nil {
 		resp.Body.Close()
 		return nil, err
@@ -165,7 +184,7 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 }
 
 // response checks a reply's header against what was asked.
-func (m *httpMirror) response(resp *http.Response, r Request) (*Response, error) {
+func (m *httpMirror) response(resp *http.Response, r Request, sent []*http.Request) (*Response, error) {
 	out := &Response{Body: resp.Body, Size: resp.ContentLength, ContentType: resp.Header.Get("Content-Type")}
 	if etag := resp.Header.Get("ETag"); !strings.HasPrefix(etag, "W/") {
 		out.ETag = etag
@@ -174,45 +193,31 @@ func (m *httpMirror) response(resp *http.Response, r Request) (*Response, error)
 	case http.StatusOK:
 	case http.StatusPartialContent:
 		if r.Offset == 0 && r.Length == 0 {
-			return nil, m.statusError(resp, r)
+			return nil, m.statusError(resp, r, sent)
 		}
 		var last int64
 		_, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &out.Offset, &last, &out.Size)
 		if err != nil || out.Offset != r.Offset || last < out.Offset || last >= out.Size {
-			return nil, failf(ErrCorrupt, "asked for bytes from %d, got Content-Range %q", r.Offset, resp.Header.Get("Content-Range"))
+			return nil, failf(ErrCorrupt, "asked for bytes from %d, got Content-Range %q", r.Offset, m.quote(resp.Header.Get("Content-Range"), sent))
 		}
 	default:
-		return nil, m.statusError(resp, r)
+		return nil, m.statusError(resp, r, sent)
 	}
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, failf(ErrCorrupt, "sent %s where the plain file was asked for", printable(enc))
+		return nil, failf(ErrCorrupt, "sent %q where the plain file was asked for", m.quote(enc, sent))
 	}
 	return out, nil
 }
 
-func (m *httpMirror) statusError(resp *http.Response, r Request) error {
+func (m *httpMirror) statusError(resp *http.Response, r Request, sent []*http.Request) error {
 	e := &StatusError{Mirror: m.name, Path: r.Path, Code: resp.StatusCode}
 	sameOrigin := resp.Request.URL.Scheme == m.base.Scheme && resp.Request.URL.Host == m.base.Host
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/plain" && sameOrigin {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxDetail))
 		lines := strings.SplitN(strings.TrimSpace(string(text)), "\n", 9)
-		e.Detail = printable(strings.Join(lines[:min(8, len(lines))], "\n\t"))
+		e.Detail = m.quote(strings.Join(lines[:min(8, len(lines))], "\n\t"), sent)
 	}
 	return e
-}
-
-// printable drops what could rewrite a terminal: control characters and those that turn the direction of writing.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) && !unicode.Is(unicode.Bidi_Control, r) {
-			return r
-		}
-		return -1
-	}, strings.ToValidUTF8(s, ""))
-	if len(s) > 640 {
-		s = strings.ToValidUTF8(s[:640], "") + " ..."
-	}
-	return s
 }
 
 // worthRetrying says whether the same request may succeed a moment later: not after a 4xx other than 408 and 429, nor for a host

@@ -496,6 +496,49 @@ func TestHTTPMirrorRedirects(t *testing.T) {
 	}
 }
 
+// Not every transport says which request it answers.
+func TestHTTPMirrorOverATransportWithoutRequests(t *testing.T) {
+	n := &network{answer: func(r *http.Request) (*http.Response, error) {
+		code, location := 302, "https://other.test/x"
+		if r.URL.Host == "other.test" {
+			code = 404
+		}
+		resp, err := reply(r, code, "no such module", "Content-Type", "text/plain", "Location", location)
+		resp.Request = nil
+		return resp, err
+	}}
+	_, err := get(t, httpMirror(t, "https://gopher:pass@mirror.test", n.client()), modfetch.Request{Path: "example.com/m/@v/list"})
+	if err == nil || err.Error() != "404 Not Found" {
+		t.Errorf("error %v, want the status alone", err)
+	}
+	if len(n.asked) != 2 || n.asked[1].Header.Get("Authorization") != "" {
+		t.Errorf("asked %q, want two requests, the second without credentials", n.urls())
+	}
+}
+
+func TestHTTPMirrorRefusesABase(t *testing.T) {
+	for base, say := range map[string]string{
+		"https://user:s3cret%zz@mirror.test":      "malformed URL",
+		"https://mirror.test:s3cret":              "malformed URL",
+		"https://user:9021077":                    "malformed URL", // no port, so half of user:password@host
+		"http://user:s3cret@mirror.test":          `mirror "http://mirror.test": its user name`,
+		"https:///dir?s3cret":                     `mirror "https:///dir": want an http or https URL`,
+		"ftp://user:s3cret@mirror.test":           `mirror "mirror.test": want an http or https URL`,
+		"ftp://mirror.test/?token=user@s3cret":    "want an http or https URL",
+		"https:/user:s3cret@mirror.test":          `mirror "https://mirror.test": want`,
+		"https:///user:s3cret":                    "want an http or https URL",
+		"mirror.test":                             `mirror "mirror.test": want`,
+		"https:user:s3cret":                       "want an http or https URL",
+		"https://mirror.test mirror.test":         `mirror "https://mirror.test mirror.test": malformed`,
+		"https://user:s3cret\x1b[31m@mirror.test": "malformed URL",
+	} {
+		_, err := modfetch.HTTPMirror(base, nil)
+		if err == nil || !strings.Contains(err.Error(), say) || strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "9021077") {
+			t.Errorf("%s: error %v, want one that says %q and no secret", base, err, say)
+		}
+	}
+}
+
 // A pooled network counts how often its idle connections are closed.
 type pooled struct {
 	*network

@@ -69,6 +69,24 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return transport.RoundTrip(req.WithContext(context.WithValue(ctx, reachKey{}, r)))
 }
 
+// proxyFor returns the proxy that a request goes through, as far as the transport is one that tells.
+func proxyFor(req *http.Request, transport http.RoundTripper) *url.URL {
+	switch t := transport.(type) {
+	case guardTransport:
+		return proxyFor(req, t.transport)
+	case *authTransport:
+		return proxyFor(req, t.RoundTripper)
+	case *ownTransport:
+		return proxyFor(req, t.Transport)
+	case *http.Transport:
+		if t.Proxy != nil {
+			proxy, _ := t.Proxy(req)
+			return proxy
+		}
+	}
+	return nil
+}
+
 // refuseInside is called with the address that a name has resolved to, before it is dialled.
 func (t *ownTransport) refuseInside(_ context.Context, _, address string, _ syscall.RawConn) error {
 	if a, err := netip.ParseAddrPort(address); err != nil || t.inside(a) {
@@ -128,9 +146,13 @@ func (t guardTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = req.Clone(req.Context())
 		req.Header.Del("Cookie")
 	}
+	logSent(req)
 	resp, err := t.transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if resp.Request == nil { // some transports leave that out
+		resp.Request = req
 	}
 	// net/http would quote a malformed URL, as long as it is and with whatever secrets it repeats.
 	if _, err := url.Parse(resp.Header.Get("Location")); err != nil && resp.StatusCode/100 == 3 {

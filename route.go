@@ -2,10 +2,12 @@ package modfetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 
 	"golang.org/x/mod/module"
@@ -68,6 +70,7 @@ func (r *routes) rule(path string) *route {
 func parseGOPROXY(list string, client *http.Client, direct *direct) ([]tier, error) {
 	var tiers []tier
 	var t tier
+	n, query := 0, false // items, and whether one of them had a query
 	for list != "" {
 		item, sep := list, byte(',')
 		if i := strings.IndexAny(list, ",|"); i >= 0 {
@@ -75,21 +78,27 @@ func parseGOPROXY(list string, client *http.Client, direct *direct) ([]tier, err
 		} else {
 			list = ""
 		}
-		item = strings.TrimSpace(item)
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		n++
 		var m Mirror
 		switch item {
-		case "":
-			continue
 		case "direct":
 			m, list = direct, ""
 		case "off":
 			m, list = off{}, ""
 		default:
 			var err error
-			if m, err = parseMirror(item, client); err != nil {
-				return nil, err
+			if m, err = newMirror(item, client); err != nil {
+				// An item may be a piece of the password before the next @, or of a query that has begun.
+				if text := withoutSecrets(item); text != hidden && !query && !strings.Contains(list, "@") {
+					return nil, fmt.Errorf("has %q: %w", text, err)
+				}
+				return nil, fmt.Errorf("has item %d of the list, not shown because it may hold a secret: %w", n, err)
 			}
 		}
+		query = query || strings.ContainsAny(item, "?#")
 		t.mirrors = append(t.mirrors, m)
 		if sep == ',' || list == "" {
 			tiers = append(tiers, t)
@@ -105,39 +114,61 @@ func parseGOPROXY(list string, client *http.Client, direct *direct) ([]tier, err
 	return tiers, nil
 }
 
-// parseMirror reads one item of a GOPROXY list.
+// parseMirror reads the URL of a mirror that stands alone.
 func parseMirror(item string, client *http.Client) (Mirror, error) {
+	m, err := newMirror(item, client)
+	if err != nil {
+		return nil, fmt.Errorf("has %q: %w", withoutSecrets(item), err)
+	}
+	return m, nil
+}
+
+// newMirror reads one item of a GOPROXY list. Its errors leave it to the caller to name the item.
+func newMirror(item string, client *http.Client) (Mirror, error) {
 	if strings.ContainsAny(item, ".:/") && !strings.Contains(item, ":/") && !path.IsAbs(item) {
 		item = "https://" + item
 	}
 	u, err := url.Parse(item)
 	if err != nil {
-		return nil, fmt.Errorf("has a malformed URL for mirror %s", withoutSecrets(item))
+		return nil, errMalformed
 	}
 	switch u.Scheme {
 	case "http", "https":
-		return HTTPMirror(item, client)
+		return newHTTPMirror(u, client)
 	case "file":
 		if u.Host != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path == "" {
-			return nil, fmt.Errorf("has %q: a file URL has a path and nothing else, such as file:///var/goproxy", withoutSecrets(item))
+			return nil, errors.New("a file URL has a path and nothing else, such as file:///var/goproxy")
 		}
 		return fileMirror(u), nil
 	}
-	return nil, fmt.Errorf("has %q: want an http, https or file URL, direct or off", withoutSecrets(item))
+	return nil, errors.New("want an http, https or file URL, direct or off")
 }
 
-// withoutSecrets takes user name, password and query out of text that may be no URL: all up to the last @, and all from the
-// first question mark.
-func withoutSecrets(item string) string {
-	if at := strings.LastIndexByte(item, '@'); at >= 0 {
-		scheme, _, _ := strings.Cut(item, ":")
-		if item = item[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
-			item = scheme + "://" + item
+const hidden = "***"
+
+// withoutSecrets shows text that may be no URL as far as nothing in it can be a secret: without all up to the last @, and
+// without a query. If the rest is more than words, hosts, ports and paths, all is hidden.
+func withoutSecrets(text string) string {
+	at, query := strings.LastIndexByte(text, '@'), strings.IndexAny(text, "?#")
+	if query >= 0 {
+		text = text[:query]
+	}
+	switch {
+	case query >= 0 && query < at: // which of both ends a password?
+		return hidden
+	case at >= 0:
+		scheme, _, _ := strings.Cut(text, ":")
+		if text = text[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
+			text = scheme + "://" + text
 		}
 	}
-	item, _, _ = strings.Cut(item, "?")
-	return item
+	if !harmless.MatchString(text) {
+		return hidden
+	}
+	return text
 }
+
+var harmless = regexp.MustCompile(`^([\w.~+/ -]|://|:[0-9]{1,5}(/|$))*$`)
 
 // off is the GOPROXY item that forbids to go on. It is a refusal, not an absence.
 type off struct{}

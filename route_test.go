@@ -195,7 +195,7 @@ func TestMalformedGOPROXY(t *testing.T) {
 		"directory":                 {"/var/goproxy", "file URL"},
 		"other scheme":              {"ftp://user:s3cret@mirror.example", "http, https or file URL"},
 		"no host":                   {"https://", "with a host"},
-		"space in the host":         {"https://user:s3cret@mirror example", "malformed URL for mirror https://mirror example"},
+		"space in the host":         {"https://user:s3cret@mirror example", `"https://mirror example": malformed URL`},
 		"bad escape":                {"https://user:s3cret%zz@mirror.example", "https://mirror.example"},
 		"slash in the password":     {"https://user:s3cret/word@mirror.example", "https://mirror.example"},
 		"slash ahead of a password": {"user:/s3cret@mirror.example", "mirror.example"},
@@ -203,9 +203,29 @@ func TestMalformedGOPROXY(t *testing.T) {
 		"password over http":        {"http://user:s3cret@mirror.example", "use https"},
 		"file with a host":          {"file://user:s3cret@host/dir", "file:///"},
 		"file without a path":       {"file://", "file:///"},
-		"relative file":             {"file:dir", "https://file:dir"}, // is taken for a host, like host:port
+		"relative file":             {"file:dir", "item 1 of the list"}, // is taken for a host, like host:port
 		"file with a query":         {"file:///dir?s3cret", "file:///"},
 		"file with a fragment":      {"file:///dir#x", "file:///"},
+		"comma in the password":     {"https://user:s3cret,s3cret@mirror.example", "item 1 of the list"},
+		"bar in the password":       {"direct.example,https://user:s3cret|s3cret@mirror.example", "item 2 of the list"},
+		"two commas in it":          {"https://user:12,s3cret,x@mirror.example", "item 2 of the list"},
+		"two commas, a scheme":      {"https://user:12,ftp://s3cret,x@mirror.example", "item 2 of the list"},
+		"comma behind an @ in it":   {"http://user:x@s3cret,x@mirror.example", "item 1 of the list"},
+		"comma, and all malformed":  {"https://user:12,s3cret%zz@mirror.example", `"mirror.example"`},
+		"comma in the query":        {"https://mirror.example?token=a,s3cret", "item 2 of the list"},
+		"comma in the fragment":     {"https://mirror.example#a|x|s3cret|direct", "item 2 of the list"},
+		"@ in the query":            {"ftp://mirror.example?token=user@s3cret", "item 1 of the list"},
+		"password and no host":      {"https://user:s3cret", "item 1 of the list"},
+		"password and no scheme":    {"user:s3cret", "item 1 of the list"},
+		"colon in the path":         {"ftp://mirror.example/user:s3cret", "item 1 of the list"},
+		"token and a colon":         {"https://s3cret:x-oauth-basic", "item 1 of the list"},
+		"digits for a password":     {"https://s3cret.example:902107", "malformed URL"},
+		"word behind a password":    {"https://user:s3cret@mirror.example,dirct", `has "dirct": want an http`},
+		"word and a bar":            {"https://user:s3cret@mirror.example|dirct,direct", `has "dirct": want an http`},
+		"word before a password":    {"dirct,https://user:s3cret@mirror.example", "item 1 of the list"},
+		"scheme mistyped":           {"htps://goproxy.cn,direct", `has "htps://goproxy.cn": want an http`},
+		"capitals":                  {"Direct", `has "Direct": want an http`},
+		"space for a comma":         {"https://goproxy.cn https://goproxy.io", `has "https://goproxy.cn https://goproxy.io": malformed`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := always(200, "v1.0.0")
@@ -420,11 +440,13 @@ func FuzzGOPROXY(f *testing.F) {
 		if strings.ContainsAny(scheme, ",|@?#") || strings.Count(scheme, "//") > 1 {
 			t.Skip("the marker would not be a password")
 		}
-		const password = "MARKED"
-		for _, list := range []string{before + "," + scheme + "user:" + password + "@" + after, before + "|" + scheme + "user:" + password + "@" + after} {
-			_, err := modfetch.New(modfetch.WithGOPROXY(list), modfetch.WithSumDB("off"), modfetch.WithHTTPClient(client))
-			if err != nil && strings.Contains(err.Error(), password) {
-				t.Errorf("%q: error %v holds the password", list, err)
+		const half = "MARKED"
+		for _, password := range []string{half, half + "," + half, half + "|x," + half, "12," + half + ",x"} {
+			for _, list := range []string{before + "," + scheme + "user:" + password + "@" + after, before + "|" + scheme + "user:" + password + "@" + after} {
+				_, err := modfetch.New(modfetch.WithGOPROXY(list), modfetch.WithSumDB("off"), modfetch.WithHTTPClient(client))
+				if err != nil && strings.Contains(err.Error(), half) {
+					t.Errorf("%q: error %v holds the password", list, err)
+				}
 			}
 		}
 	})
