@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/modfetch/modfetch/internal/filelock"
+	"github.com/modfetch/modfetch/internal/regular"
 )
 
 // A Cache stores files by their GOPROXY path, such as "example.com/!m/@v/v1.0.0.zip", and some of modfetch's own below
@@ -44,7 +45,7 @@ func (d DirCache) Open(ctx context.Context, name string) (io.ReadSeekCloser, err
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(file)
+	f, err := regular.Open(file, os.O_RDONLY)
 	if err != nil {
 		return nil, err // not f, which would be a non-nil interface around a nil file
 	}

@@ -2,20 +2,27 @@ package modfetch_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/modfetchtest"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
 )
 
 const cachedName = "example.com/!m/@v/v1.0.0.zip"
@@ -577,4 +584,233 @@ type closeFunc struct {
 func (c closeFunc) Close() error {
 	c.closed()
 	return c.ReadSeekCloser.Close()
+}
+
+// TestNoTrustIsLent has Fetchers that accept different bytes of one version work in one cache, each after each other one.
+func TestNoTrustIsLent(t *testing.T) {
+	s := newWorld(t)
+	evil := modfetchtest.NewServer(t, nil)
+	evil.Add(modfetchtest.NewModule(moduleM.Path, moduleM.Version).File("m.go", "package evil\n").File("go.mod", "module example.com/m\n\ngo 1.99\n"))
+	sum, goModSum := sumsOf(s, moduleM)
+	evilSum, evilGoModSum := sumsOf(evil, moduleM)
+	pinned := goSum(t, moduleM.Path+" v1.0.0 "+evilSum, moduleM.Path+" v1.0.0/go.mod "+evilGoModSum)
+	off := []modfetch.Option{modfetch.WithGOPROXY(evil.URL), modfetch.WithSumDB("off")}
+
+	type policy struct {
+		name      string
+		opts      []modfetch.Option
+		sums      [2]string // of the zip and the go.mod file; none if anything is accepted
+		by        string    // who vouches
+		forbidden bool      // nothing is accepted
+	}
+	policies := []policy{
+		{"database", s.Options(), [2]string{sum, goModSum}, databaseOf(s), false},
+		{"go.sum for others", append(off, modfetch.WithGoSum(pinned)), [2]string{evilSum, evilGoModSum}, "go.sum", false},
+		{"no database", off, [2]string{}, "", false},
+		{"no database, but required", append(off, modfetch.WithPolicy(modfetch.Policy{RequireVerified: true})), [2]string{}, "", true},
+	}
+	for name, in := range map[string]func(t *testing.T) []modfetch.Option{
+		"module cache": func(t *testing.T) []modfetch.Option { return []modfetch.Option{modfetch.WithModCache(tempDir(t))} },
+		"Cache": func(t *testing.T) []modfetch.Option {
+			return []modfetch.Option{modfetch.WithCache(new(modfetch.MemCache))}
+		},
+		"both": func(t *testing.T) []modfetch.Option {
+			return []modfetch.Option{modfetch.WithModCache(tempDir(t)), modfetch.WithCache(modfetch.DirCache(t.TempDir()))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shared := in(t)
+			fetchers := make([]*modfetch.Fetcher, len(policies))
+			for i, p := range policies {
+				f, err := modfetch.New(append(slices.Clone(p.opts), shared...)...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fetchers[i] = f
+			}
+			use := func(f *modfetch.Fetcher, p policy, after string) {
+				for m, err := range f.Download(t.Context(), []module.Version{moduleM}) {
+					if p.forbidden {
+						if modfetch.KindOf(err) != modfetch.Forbidden {
+							t.Errorf("%s after %s: error %v, want a refusal", p.name, after, err)
+						}
+						continue
+					}
+					if err != nil {
+						t.Errorf("%s after %s: %v", p.name, after, err)
+					}
+					if got := [2]string{m.Sum, m.GoModSum}; p.by != "" && got != p.sums {
+						t.Errorf("%s after %s: hashes %q, want %q", p.name, after, got, p.sums)
+					}
+					if m.VerifiedBy != p.by || m.GoModVerifiedBy != p.by || (m.Unverified == "") != (p.by != "") {
+						t.Errorf("%s after %s: verified by %q and %q, unverified %q; want %q", p.name, after, m.VerifiedBy, m.GoModVerifiedBy, m.Unverified, p.by)
+					}
+				}
+				goMod, err := f.GoMod(t.Context(), moduleM)
+				if (err != nil) != p.forbidden || p.by != "" && strings.Contains(string(goMod), "1.99") != (p.sums[0] == evilSum) {
+					t.Errorf("%s after %s: go.mod %q, %v", p.name, after, goMod, err)
+				}
+				dir := filepath.Join(t.TempDir(), "extracted")
+				err = f.Extract(t.Context(), moduleM, dir)
+				dirs := []string{dir}
+				if name != "Cache" && err == nil {
+					if dir, err = f.Dir(t.Context(), moduleM); err == nil {
+						dirs = append(dirs, dir)
+					}
+				}
+				if (err != nil) != p.forbidden {
+					t.Errorf("%s after %s: %v", p.name, after, err)
+					return
+				}
+				for _, dir := range dirs {
+					if got, _ := dirhash.HashDir(dir, moduleM.String(), dirhash.Hash1); p.by != "" && got != p.sums[0] {
+						t.Errorf("%s after %s: tree %s, want %s", p.name, after, got, p.sums[0])
+					}
+				}
+			}
+			after := "nobody"
+			for i, first := range policies {
+				for j, second := range policies {
+					use(fetchers[i], first, after)
+					use(fetchers[j], second, first.name)
+					after = second.name
+				}
+			}
+		})
+	}
+}
+
+// TestManyCallersComeAndGo cancels callers at random while one Fetcher works for all of them: those who stay get what they
+// asked for, those who leave their own error.
+func TestManyCallersComeAndGo(t *testing.T) {
+	text := map[module.Version][2]string{ // a file, and what is in it
+		moduleM:     {"m.go", "package m\n"},
+		moduleUpper: {"c.go", "package c\n"},
+		moduleV2:    {"m.go", "package m\n"},
+		moduleOld:   {"old.go", "package old\n"},
+	}
+	const callers, calls, rounds = 16, 8, 4
+	for name, in := range map[string]func(t *testing.T) []modfetch.Option{
+		"module cache": func(t *testing.T) []modfetch.Option { return []modfetch.Option{modfetch.WithModCache(tempDir(t))} },
+		"Cache": func(t *testing.T) []modfetch.Option {
+			dir := modfetch.DirCache(t.TempDir())
+			return []modfetch.Option{modfetch.WithCache(dir), modfetch.WithLocker(dir)}
+		},
+		"no cache": func(t *testing.T) []modfetch.Option { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newWorld(t)
+			temp := t.TempDir()
+			t.Setenv("TMPDIR", temp)
+			goroutines := runtime.NumGoroutine()
+			var stayed, left atomic.Int32
+			for round := range rounds {
+				var mu sync.Mutex // guards the following
+				random := rand.New(rand.NewPCG(uint64(round), 1))
+				cancels := make([]context.CancelFunc, callers)
+				happened := func() {
+					mu.Lock()
+					defer mu.Unlock()
+					if n := random.IntN(4 * callers); n < callers && cancels[n] != nil {
+						cancels[n]()
+					}
+				}
+				attempt := func(context.Context, modfetch.AttemptInfo) { happened() }
+				opts := in(t)
+				f, err := modfetch.New(append(append(s.Options(), opts...), modfetch.WithTrace(&modfetch.Trace{
+					AttemptStarted: attempt, AttemptDone: attempt, Progress: attempt,
+					Cache:       func(context.Context, modfetch.CacheInfo) { happened() },
+					Vouched:     func(context.Context, modfetch.VouchInfo) { happened() },
+					LockWaiting: func(context.Context, string) { happened() },
+					Joined:      func(context.Context, module.Version) { happened() },
+				}))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				call := func(ctx context.Context, which int, m module.Version) (err error) {
+					file := text[m][0]
+					var data []byte
+					switch which {
+					case 0:
+						var goMod []byte
+						if goMod, err = f.GoMod(ctx, m); err == nil && !strings.HasPrefix(string(goMod), "module "+m.Path+"\n") {
+							t.Errorf("%s: go.mod %q", m, goMod)
+						}
+						return err
+					case 1:
+						for _, e := range f.Download(ctx, allModules) {
+							err = cmp.Or(err, e)
+						}
+						return err
+					case 2:
+						dir := ""
+						if name == "module cache" {
+							dir, err = f.Dir(ctx, m)
+						} else {
+							dir = filepath.Join(t.TempDir(), "new")
+							err = f.Extract(ctx, m, dir)
+						}
+						if err != nil {
+							return err
+						}
+						data, err = os.ReadFile(filepath.Join(dir, file))
+					default:
+						z, zipErr := f.Zip(ctx, m)
+						if zipErr != nil {
+							return zipErr
+						}
+						defer z.Close()
+						var fsys fs.FS
+						if fsys, err = z.FS(); err == nil {
+							data, err = fs.ReadFile(fsys, m.String()+"/"+file)
+						}
+					}
+					if err != nil || string(data) != text[m][1] {
+						t.Errorf("%s: %s is %q, %v", m, file, data, err)
+					}
+					return nil
+				}
+				var wg sync.WaitGroup
+				for caller := range callers {
+					wg.Go(func() {
+						for range calls {
+							ctx, cancel := context.WithCancel(t.Context())
+							mu.Lock()
+							cancels[caller] = cancel
+							which, m := random.IntN(4), allModules[random.IntN(len(allModules))]
+							mu.Unlock()
+							switch err := call(ctx, which, m); {
+							case err == nil:
+								stayed.Add(1)
+							case ctx.Err() != nil && errors.Is(err, context.Canceled):
+								left.Add(1)
+							default:
+								t.Errorf("%s, call %d: %v (own context: %v)", m, which, err, ctx.Err())
+							}
+							cancel()
+						}
+					})
+				}
+				wg.Wait()
+				again, err := modfetch.New(append(s.Options(), opts...)...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				download(t, again, allModules...)
+				f.Close()
+				again.Close()
+			}
+			if stayed.Load() == 0 || left.Load() == 0 {
+				t.Errorf("%d calls were left alone, and %d cancelled", stayed.Load(), left.Load())
+			}
+			if left := files(t, temp); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+			for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), goroutines)
+				}
+			}
+		})
+	}
 }

@@ -55,7 +55,7 @@ type core struct {
 	jobs   int
 	cpu    *semaphore.Weighted // goroutines that inflate and hash
 	idle   func()              // closes our own client's idle connections; nil for a client of the caller's
-	hashed sync.Map            // module.Version to the fs.FileInfo of the zip that this process has hashed
+	hashed sync.Map            // module.Version to the *zipFile that this process has hashed in the module cache
 
 	infos flight.Group[module.Version, infoFile]
 	mods  flight.Group[fileKey, modFile]
@@ -153,15 +153,10 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		}
 		var file modFile
 		_, err := f.fetch(ctx, m.Path, want{
-			module: m, path: name, limit: maxGoMod, crosses: f.crosses(sumKey),
-			take: func(ctx context.Context, mirror Mirror, b *body) (err error) {
-				answer, leave := f.askVoucher(ctx, sumKey)
-				defer leave()
-				if file.data, err = b.all(); err != nil {
-					return err
-				}
-				file.sum = goModSum(file.data)
-				if file.v, err = answer(); err != nil {
+			module: m, path: name, limit: maxGoMod, race: f.mayRace(ctx, sumKey), crosses: f.crosses(sumKey),
+			judge: func(ctx context.Context, mirror Mirror, data []byte) (err error) {
+				file.data, file.sum = data, goModSum(data)
+				if file.v, err = f.voucher(ctx, sumKey); err != nil {
 					return &fatalError{err}
 				}
 				return f.verdict(ctx, file.v, sumKey, file.sum, mirror.String())
@@ -188,20 +183,38 @@ func goModSum(data []byte) string {
 	return sum // reading memory does not fail
 }
 
-// askVoucher starts asking who vouches for m, so that the answer travels beside the file. The caller calls leave when it
-// is done, with or without the answer: nothing goes on after that.
-func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (answer func() (voucher, error), leave func()) {
+// askVoucher makes ask start asking who vouches for m, once, so that the answer travels beside the file; answer waits for
+// it. The caller calls leave when it is done, with or without the answer: nothing goes on after that.
+func (f *Fetcher) askVoucher(ctx context.Context, m module.Version) (ask func(), answer func() (voucher, error), leave func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var v voucher
 	var err error
 	done := make(chan struct{})
-	go func() { // ends with ctx at the latest
-		defer close(done)
-		v, err = f.voucher(ctx, m)
-	}()
-	answer = func() (voucher, error) { <-done; return v, err }
-	leave = func() { cancel(); <-done }
-	return answer, leave
+	asked := false
+	ask = sync.OnceFunc(func() {
+		asked = true
+		go func() { // ends with ctx at the latest
+			defer close(done)
+			v, err = f.voucher(ctx, m)
+		}()
+	})
+	answer = func() (voucher, error) { ask(); <-done; return v, err }
+	leave = func() {
+		if cancel(); asked {
+			<-done
+		}
+	}
+	return ask, answer, leave
+}
+
+// mayRace reports whether several mirrors may be asked for m at once: its bytes can be proven, and no setting singles its
+// path out.
+func (f *Fetcher) mayRace(ctx context.Context, m module.Version) bool {
+	if f.routes.rule(m.Path) != nil || matching(f.exempt, m.Path) != "" {
+		return false
+	}
+	_, ok := f.goSumVoucher(ctx, m)
+	return ok || f.db != nil
 }
 
 // crosses says whether the public checksum database has m on record; see want. What is exempt or routed is never looked
@@ -213,13 +226,11 @@ func (f *Fetcher) crosses(m module.Version) func(context.Context) bool {
 	}
 }
 
-// stored returns a small file from the module cache or, if it is not there, from the Cache.
+// stored returns a small file from the module cache or, if it is not there or cannot be read, from the Cache.
 func (f *Fetcher) stored(ctx context.Context, name string, limit int64) (data []byte, inModCache bool, err error) {
 	if f.mod != nil {
-		if r, err := os.Open(f.mod.file(name)); err == nil {
-			defer r.Close()
-			data, err := readAtMost(r, name, limit)
-			return data, true, err
+		if data, err := f.mod.read(name, limit); err == nil {
+			return data, true, nil
 		}
 	}
 	if f.cache == nil {

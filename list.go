@@ -39,11 +39,7 @@ func (f *Fetcher) list(ctx context.Context, path string) (versionList, error) {
 	var list versionList
 	_, err := f.fetch(ctx, path, want{
 		module: module.Version{Path: path}, path: escaped + "/@v/list", limit: maxList,
-		take: func(_ context.Context, _ Mirror, b *body) error {
-			data, err := b.all()
-			if err != nil {
-				return err
-			}
+		judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
 			list, err = parseList(data, path)
 			return err
 		},
@@ -113,11 +109,9 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 		var file infoFile
 		_, err := f.fetch(ctx, m.Path, want{
 			module: m, path: name, limit: maxInfo,
-			take: func(_ context.Context, _ Mirror, b *body) (err error) {
-				if file.data, err = b.all(); err != nil {
-					return err
-				}
-				file.info, err = parseInfo(file.data, m)
+			judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
+				file.data = data
+				file.info, err = parseInfo(data, m)
 				return err
 			},
 		})

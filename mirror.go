@@ -37,6 +37,7 @@ type Request struct {
 	Offset int64  // first byte wanted; a mirror may ignore it, Response.Offset says so
 	Length int64  // bytes wanted from there; 0 is all of them
 	ETag   string // send a part only of this very file, else the whole
+	Lane   int    // requests of different lanes, of which there are up to 8, should not share a connection
 	Retry  bool   // no other mirror can be asked: the mirror itself should retry what may pass
 }
 
@@ -45,7 +46,7 @@ type Response struct {
 	Body        io.ReadCloser
 	Offset      int64  // of the first byte of Body in the file
 	Size        int64  // of the whole file; -1 if unknown
-	ETag        string // strong validators only; "" if there is none
+	ETag        string // as sent; one that begins with W/ is weak; "" if there is none
 	ContentType string // as stated by the mirror
 }
 
@@ -136,6 +137,7 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 	u.RawPath = strings.TrimRight(u.EscapedPath(), "/") + "/" + (&url.URL{Path: r.Path}).EscapedPath()
 	u.Path = strings.TrimRight(u.Path, "/") + "/" + r.Path
 
+	ctx = context.WithValue(ctx, laneKey{}, r.Lane)
 	var sent []*http.Request
 	req, err := http.NewRequestWithContext(context.WithValue(ctx, sentKey{}, &sent), http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -185,10 +187,7 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 
 // response checks a reply's header against what was asked.
 func (m *httpMirror) response(resp *http.Response, r Request, sent []*http.Request) (*Response, error) {
-	out := &Response{Body: resp.Body, Size: resp.ContentLength, ContentType: resp.Header.Get("Content-Type")}
-	if etag := resp.Header.Get("ETag"); !strings.HasPrefix(etag, "W/") {
-		out.ETag = etag
-	}
+	out := &Response{Body: resp.Body, Size: resp.ContentLength, ETag: resp.Header.Get("ETag"), ContentType: resp.Header.Get("Content-Type")}
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusPartialContent:

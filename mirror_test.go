@@ -379,7 +379,7 @@ func TestHTTPMirrorResponseHeader(t *testing.T) {
 		corrupt  bool
 	}{
 		"strong ETag": {header: []string{"ETag", `"x"`, "Content-Type", "application/zip"}, wantETag: `"x"`},
-		"weak ETag":   {header: []string{"ETag", `W/"x"`, "Content-Type", "application/zip"}},
+		"weak ETag":   {header: []string{"ETag", `W/"x"`, "Content-Type", "application/zip"}, wantETag: `W/"x"`},
 		"identity":    {header: []string{"Content-Encoding", "identity", "Content-Type", "application/zip"}},
 		"gzip":        {header: []string{"Content-Encoding", "gzip"}, corrupt: true},
 		"brotli":      {header: []string{"Content-Encoding", "br\x1b"}, corrupt: true},

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/modfetch/modfetch/internal/filelock"
+	"github.com/modfetch/modfetch/internal/regular"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 )
@@ -31,6 +32,21 @@ type modCache struct {
 // file returns the place of a file by its GOPROXY path.
 func (c *modCache) file(name string) string {
 	return filepath.Join(c.dir, "cache", "download", filepath.FromSlash(name))
+}
+
+// open opens a file by its GOPROXY path.
+func (c *modCache) open(name string) (*os.File, error) {
+	return regular.Open(c.file(name), os.O_RDONLY)
+}
+
+// read returns the content of a small file by its GOPROXY path.
+func (c *modCache) read(name string, limit int64) ([]byte, error) {
+	f, err := c.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAtMost(f, name, limit)
 }
 
 // tree returns the directory of m's extracted files.
@@ -55,12 +71,7 @@ func (c *modCache) lock(ctx context.Context, m module.Version) (unlock func() er
 
 // zipHash returns the recorded hash of m's zip, or "" if there is none that is well formed.
 func (c *modCache) zipHash(m module.Version) string {
-	f, err := os.Open(c.file(proxyPath(m, "ziphash")))
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, zipHashLen+1))
+	data, err := c.read(proxyPath(m, "ziphash"), zipHashLen)
 	if err != nil || int64(len(data)) != zipHashLen || !bytes.HasPrefix(data, []byte("h1:")) || bytes.IndexByte(data, 0) >= 0 {
 		return ""
 	}
@@ -151,7 +162,7 @@ func (c *modCache) stageTree(m module.Version) (string, error) {
 	if runtime.GOOS == "windows" {
 		// There a directory cannot be renamed while anything in it is open, and scanners open new files: extract in
 		// place, behind the marker of an extraction that is not complete.
-		if err := errors.Join(c.distrust(m), os.WriteFile(c.file(proxyPath(m, "partial")), nil, 0o666)); err != nil {
+		if err := errors.Join(c.distrust(m), c.mark(m)); err != nil {
 			return "", err
 		}
 		return tree, os.Mkdir(tree, 0o777)
@@ -202,10 +213,23 @@ func (c *modCache) distrust(m module.Version) error {
 	if !exists(c.tree(m)) {
 		return nil
 	}
-	if err := os.WriteFile(c.file(proxyPath(m, "partial")), nil, 0o666); err != nil {
+	if err := c.mark(m); err != nil {
 		return err
 	}
 	return removeAll(c.tree(m))
+}
+
+// mark puts up the marker of an extraction that is not complete.
+func (c *modCache) mark(m module.Version) error {
+	name := c.file(proxyPath(m, "partial"))
+	f, err := regular.Open(name, os.O_WRONLY|os.O_CREATE)
+	if err == nil {
+		return f.Close()
+	}
+	if _, statErr := os.Stat(name); statErr == nil {
+		return nil // whatever it is, it marks
+	}
+	return err
 }
 
 // clearPartial removes the marker of a broken extraction once nothing is left of the tree.

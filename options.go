@@ -36,8 +36,11 @@ func WithGOPROXY(list string) Option { return func(c *config) { c.goproxy = appe
 // WithMirrors adds a tier of mirrors that are equal to each other: they are joined by `|`. Given again, it adds a further
 // tier behind a `,`.
 func WithMirrors(mirrors ...Mirror) Option {
-	return func(c *config) { c.tiers = append(c.tiers, tier{mirrors}) }
+	return func(c *config) { c.tiers = append(c.tiers, tier{mirrors, true}) }
 }
+
+// WithStrategy sets when the next mirror of a tier is asked: [Chain], [Race] or [Stagger]. The default is Chain.
+func WithStrategy(s Strategy) Option { return func(c *config) { c.strategy = append(c.strategy, s) } }
 
 // WithRoute sends the paths that match patterns, in the form of GOPRIVATE, to the mirrors of list, in the form of GOPROXY,
 // and nowhere else. They are not looked up in the checksum database; of several routes the first that matches counts.
@@ -89,6 +92,7 @@ type config struct {
 	env      []GoEnv
 	goproxy  []string
 	tiers    []tier
+	strategy []Strategy
 	routes   []route
 	goSum    []*GoSum
 	sums     []SumSource
@@ -126,6 +130,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 		once("WithGoEnv", c.env), once("WithGOPROXY", c.goproxy), once("WithGoSum", c.goSum), once("WithSumDB", c.gosumdb),
 		once("WithModCache", c.modCache), once("WithCache", c.cache), once("WithLocker", c.locker),
 		once("WithHTTPClient", c.client), once("WithJobs", c.jobs), once("WithTrace", c.trace), once("WithPolicy", c.policy),
+		once("WithStrategy", c.strategy),
 	); err != nil {
 		return nil, err
 	}
@@ -150,7 +155,13 @@ func (c *config) fetcher() (*Fetcher, error) {
 			return nil, fmt.Errorf("WithJobs(%d): at least one request must be possible", f.jobs)
 		}
 	}
-	f.engine = &engine{slots: semaphore.NewWeighted(int64(f.jobs)), strict: f.policy.StrictComma, trace: f.trace}
+	f.engine = &engine{
+		slots:    semaphore.NewWeighted(int64(f.jobs)),
+		judging:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		strict:   f.policy.StrictComma,
+		strategy: first(c.strategy),
+		trace:    f.trace,
+	}
 
 	client := first(c.client)
 	if client == nil {
@@ -208,6 +219,9 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 		tiers, err := parseGOPROXY(list, client, r.direct)
 		if err != nil {
 			return fmt.Errorf("%s %w", setting, err)
+		}
+		for i := range tiers {
+			tiers[i].equal = f.engine.strategy.equal
 		}
 		r.tiers = tiers
 	}

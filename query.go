@@ -346,11 +346,7 @@ func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error)
 	var info Info
 	_, err := f.fetch(ctx, path, want{
 		module: module.Version{Path: path}, path: name, limit: maxInfo,
-		take: func(_ context.Context, _ Mirror, b *body) error {
-			data, err := b.all()
-			if err != nil {
-				return err
-			}
+		judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
 			info, err = parseAnswer(data, path, rev)
 			return err
 		},

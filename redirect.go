@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,6 +22,29 @@ type ownTransport struct {
 	*http.Transport
 	public *http.Transport // for such redirects: with idle connections of its own
 	inside func(netip.AddrPort) bool
+
+	mu    sync.Mutex // guards lanes
+	lanes map[int]*ownTransport
+}
+
+// laneKey is that of a request's lane in its context.
+type laneKey struct{}
+
+// lane returns the transport of a lane: over HTTP/2 all requests to a host share one connection of a transport.
+func (t *ownTransport) lane(ctx context.Context) *ownTransport {
+	n, _ := ctx.Value(laneKey{}).(int)
+	if n == 0 {
+		return t
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lanes[n] == nil {
+		if t.lanes == nil {
+			t.lanes = make(map[int]*ownTransport)
+		}
+		t.lanes[n] = &ownTransport{Transport: t.Transport.Clone(), public: t.public.Clone()}
+	}
+	return t.lanes[n]
 }
 
 // newHTTPClient returns a client made for hundreds of small requests to few hosts.
@@ -53,12 +77,13 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, failf(ErrForbidden, "no request to %s is possible: the proxy that HTTPS_PROXY or HTTP_PROXY names is not a URL "+
 			"such as http://proxy.example:8080; special characters in its password have to be escaped", req.URL.Host)
 	}
-	ctx, transport, r := req.Context(), t.Transport, new(reach)
+	lane := t.lane(req.Context())
+	ctx, transport, r := req.Context(), lane.Transport, new(reach)
 	switch {
 	case req.Response != nil:
 		r = req.Response.Request.Context().Value(reachKey{}).(*reach)
 		if !r.inside && proxy == nil {
-			transport = t.public
+			transport = lane.public
 		}
 	case proxy == nil:
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
@@ -99,6 +124,11 @@ func (t *ownTransport) refuseInside(_ context.Context, _, address string, _ sysc
 func (t *ownTransport) CloseIdleConnections() {
 	t.Transport.CloseIdleConnections()
 	t.public.CloseIdleConnections()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, lane := range t.lanes {
+		lane.CloseIdleConnections()
+	}
 }
 
 // inside reports whether an address is that of this machine or of a network that is not the Internet. 198.18.0.0/15 counts

@@ -23,7 +23,10 @@ type routes struct {
 
 // A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
 // if the last-written mirror of the tier before it says that the file does not exist.
-type tier struct{ mirrors []Mirror }
+type tier struct {
+	mirrors []Mirror
+	equal   bool // they were declared to be: by a strategy, or by WithMirrors
+}
 
 type route struct {
 	patterns string

@@ -32,7 +32,7 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 		if below.good.Load() {
 			own, below = below, own
 		}
-		places = append(places, sumPlace{[]tier{{[]Mirror{own, below}}}, &db.urlRetry})
+		places = append(places, sumPlace{[]tier{{mirrors: []Mirror{own, below}}}, &db.urlRetry})
 	}
 	var tiers []tier
 	for _, t := range mirrors {
@@ -43,14 +43,14 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 			}
 		}
 		if bases != nil {
-			tiers = append(tiers, tier{bases})
+			tiers = append(tiers, tier{bases, t.equal})
 		}
 	}
 	if tiers != nil {
 		places = append(places, sumPlace{tiers: tiers})
 	}
 	if db.explicit == nil {
-		places = append(places, sumPlace{[]tier{{[]Mirror{db.host}}}, &db.hostRetry})
+		places = append(places, sumPlace{[]tier{{mirrors: []Mirror{db.host}}}, &db.hostRetry})
 	}
 	return places
 }
@@ -115,11 +115,9 @@ type sumFile struct {
 // reached is passed over for a while, if there is another.
 func (db *sumDB) read(ctx context.Context, places []sumPlace, name string, limit int64, check func([]byte, *sumBase) error) (sumFile, error) {
 	var data []byte
-	w := want{path: db.prefix() + name, limit: limit, take: func(_ context.Context, m Mirror, b *body) (err error) {
-		if data, err = b.all(); err != nil {
-			return err
-		}
-		return check(data, m.(*sumBase))
+	w := want{path: db.prefix() + name, limit: limit, race: true, judge: func(_ context.Context, m Mirror, got []byte) error {
+		data = got
+		return check(got, m.(*sumBase))
 	}}
 	var attempts []Attempt
 	for i, p := range places {
@@ -152,7 +150,7 @@ func (db *sumDB) read(ctx context.Context, places []sumPlace, name string, limit
 // is there, which begins with it.
 func (db *sumDB) readTile(ctx context.Context, tile tlog.Tile, only *sumBase) (sumFile, error) {
 	if only != nil {
-		return db.readTileAt(ctx, tile, []sumPlace{{tiers: []tier{{[]Mirror{only}}}}})
+		return db.readTileAt(ctx, tile, []sumPlace{{tiers: []tier{{mirrors: []Mirror{only}}}}})
 	}
 	return db.tiles.Do(ctx, tile, func(ctx context.Context) (sumFile, error) {
 		return db.readTileAt(ctx, tile, db.places(db.routes.tiers))

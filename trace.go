@@ -31,11 +31,14 @@ type AttemptInfo struct {
 	Module   module.Version // zero for files of the checksum database
 	Path     string         // escaped GOPROXY path
 	Mirror   string         // redacted
+	Offset   int64          // of the first byte that was asked for
 	Bytes    int64          // received so far
 	Size     int64          // -1 if unknown
 	Duration time.Duration  // since the attempt started
 	Kind     Kind           // "" on success or while under way
 	Err      error
+
+	Overtaken bool // another mirror answered first, and this one was told to stop: that is no failure
 }
 
 // CacheInfo describes one look into, or write to, the cache.

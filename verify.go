@@ -3,8 +3,12 @@ package modfetch
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
+	"github.com/modfetch/modfetch/internal/regular"
 	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/dirhash"
@@ -35,7 +39,7 @@ func (f *Fetcher) Verify(ctx context.Context, m module.Version) ([]Difference, e
 		if err != nil {
 			return nil, err
 		}
-		data, _, err := f.stored(ctx, proxyPath(m, "mod"), maxGoMod)
+		data, err := f.mod.read(proxyPath(m, "mod"), maxGoMod)
 		got := goModSum(data)
 		if err != nil {
 			got = err.Error()
@@ -71,7 +75,7 @@ func (f *Fetcher) Verify(ctx context.Context, m module.Version) ([]Difference, e
 		}
 	}
 	if exists(zip) {
-		got, err := f.hashZip(ctx, zip, m)
+		got, err := f.hashZip(ctx, m)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -81,14 +85,18 @@ func (f *Fetcher) Verify(ctx context.Context, m module.Version) ([]Difference, e
 		differs(zip+"hash", recorded, nil)
 	}
 	if f.mod.complete(m) {
-		got, err := dirhash.HashDir(tree, m.String(), dirhash.Hash1)
+		got, err := f.hashTree(ctx, m)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		differs(tree, got, err)
 	}
 	return found, nil
 }
 
-func (f *Fetcher) hashZip(ctx context.Context, name string, m module.Version) (string, error) {
-	file, err := os.Open(name)
+// hashZip returns the h1: hash of m's zip in the module cache.
+func (f *Fetcher) hashZip(ctx context.Context, m module.Version) (string, error) {
+	file, err := f.mod.open(proxyPath(m, "zip"))
 	if err != nil {
 		return "", err
 	}
@@ -102,4 +110,30 @@ func (f *Fetcher) hashZip(ctx context.Context, name string, m module.Version) (s
 		return "", err
 	}
 	return a.Hash(ctx, f.cpu)
+}
+
+// hashTree returns the h1: hash of m's tree in the module cache.
+func (f *Fetcher) hashTree(ctx context.Context, m module.Version) (string, error) {
+	tree := f.mod.tree(m)
+	names, err := dirhash.DirFiles(tree, m.String())
+	if err != nil {
+		return "", err
+	}
+	return dirhash.Hash1(names, func(name string) (io.ReadCloser, error) {
+		file, err := regular.Open(filepath.Join(tree, strings.TrimPrefix(name, m.String())), os.O_RDONLY)
+		return reading{ctx, file}, err
+	})
+}
+
+// reading is an open file that can be read until ctx ends.
+type reading struct {
+	ctx context.Context
+	io.ReadCloser
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.ReadCloser.Read(p)
 }

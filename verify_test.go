@@ -1,8 +1,11 @@
 package modfetch_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -209,6 +212,168 @@ func TestDamagedCacheGivesGoodTreesFirst(t *testing.T) {
 				t.Errorf("hash %s, %v; want %s: %t", got, err, tree, !believed)
 			}
 		})
+	}
+}
+
+// TestEveryCombinationOfZipHashAndTree has each of the three good, swapped for the other module's, or gone, and asks for the
+// zip and the tree in both orders, while the mirror is there and while nothing but go.sum is.
+//
+// There is one exception to good bytes or an error, which is also the go command's: a tree beside the good hash is believed
+// unless Policy.Rehash is set, since that hash, not the tree, is what is compared on every call.
+func TestEveryCombinationOfZipHashAndTree(t *testing.T) {
+	online, good, evil := swappedWorld(t)
+	hash := func(dir string) string {
+		t.Helper()
+		sum, err := dirhash.HashDir(dir, moduleM.String(), dirhash.Hash1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	sum, evilSum := hash(part(good, "tree")), hash(part(evil, "tree"))
+	if sum == evilSum {
+		t.Fatal("both modules are the same")
+	}
+	offline := []modfetch.Option{modfetch.WithGOPROXY("off"), modfetch.WithSumDB("off"), modfetch.WithGoSum(goSum(t, moduleM.Path+" "+moduleM.Version+" "+sum))}
+
+	parts, states := []string{"zip", "ziphash", "tree"}, []string{"good", "swapped", "gone"}
+	for n := range 27 {
+		state := map[string]string{"zip": states[n/9], "ziphash": states[n/3%3], "tree": states[n%3]}
+		for m := range 8 {
+			rehash, mirror, zipFirst := m&1 > 0, m&2 > 0, m&4 > 0
+			t.Run(fmt.Sprintf("%v rehash %t mirror %t zip first %t", state, rehash, mirror, zipFirst), func(t *testing.T) {
+				modCache := tempDir(t)
+				if err := os.CopyFS(modCache, os.DirFS(good)); err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range parts {
+					switch state[p] {
+					case "swapped":
+						swap(p)(t, modCache, evil)
+					case "gone":
+						lose(p)(t, modCache, evil)
+					}
+				}
+				opts := offline
+				if mirror {
+					opts = online
+				}
+				f, err := modfetch.New(append(slices.Clone(opts), modfetch.WithModCache(modCache), modfetch.WithPolicy(modfetch.Policy{Rehash: rehash}))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				mayFail := func(err error) {
+					t.Helper()
+					if mirror || state["zip"] == "good" || errors.Is(err, fs.ErrNotExist) {
+						t.Error(err)
+					}
+				}
+				believed := state["tree"] == "swapped" && state["ziphash"] == "good" && !rehash
+				zip := func() {
+					if state["zip"] == "swapped" {
+						believed = false // noticed, and the tree that may have been made of it is removed with it
+					}
+					z, err := f.Zip(t.Context(), moduleM)
+					if err != nil {
+						mayFail(err)
+						return
+					}
+					defer z.Close()
+					data, err := io.ReadAll(io.NewSectionReader(z, 0, z.Size))
+					if err != nil {
+						t.Fatal(err)
+					}
+					name := filepath.Join(t.TempDir(), "copy.zip")
+					write(t, name, string(data))
+					if got, err := dirhash.HashZip(name, dirhash.Hash1); err != nil || got != sum || z.Sum != sum {
+						t.Errorf("Zip: hash %s, stated %s, %v; want %s", got, z.Sum, err, sum)
+					}
+				}
+				if zipFirst {
+					zip()
+				}
+				dir, err := f.Dir(t.Context(), moduleM)
+				want := map[bool]string{false: sum, true: evilSum}[believed]
+				if err != nil {
+					mayFail(err)
+				} else if got := hash(dir); got != want {
+					t.Errorf("Dir: hash %s, want %s", got, want)
+				}
+				if !zipFirst {
+					zip()
+				}
+			})
+		}
+	}
+}
+
+// TestZipChangedWhileItIsVouchedFor writes to a zip after it was hashed, before its hash is known to be good.
+func TestZipChangedWhileItIsVouchedFor(t *testing.T) {
+	opts, good, evil := swappedWorld(t)
+	data, err := os.ReadFile(part(evil, "zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	intruder := &intruder{act: func() { write(t, part(good, "zip"), string(data)) }}
+	f, err := modfetch.New(append(opts, modfetch.WithModCache(good), modfetch.WithSums(intruder))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := f.Zip(t.Context(), moduleM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	if intruder.act != nil {
+		t.Error("nothing was changed")
+	}
+	fsys, err := z.FS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := fs.ReadFile(fsys, moduleM.String()+"/m.go"); err != nil || string(text) != "package m\n" {
+		t.Errorf("m.go is %q, %v", text, err)
+	}
+}
+
+// An intruder acts once, when it is asked for the hash of a zip, on which it has nothing.
+type intruder struct{ act func() }
+
+func (*intruder) String() string { return "intruder" }
+
+func (i *intruder) Sums(_ context.Context, m module.Version) ([]string, error) {
+	if i.act != nil && !strings.HasSuffix(m.Version, "/go.mod") {
+		i.act()
+		i.act = nil
+	}
+	return nil, modfetch.ErrUnlisted
+}
+
+// TestRecordedHashIsNotTakenForTheComputedOne swaps the recorded hash of a zip that this process has hashed, and asks for it
+// with a go.sum that wants the other.
+func TestRecordedHashIsNotTakenForTheComputedOne(t *testing.T) {
+	opts, good, evil := swappedWorld(t)
+	f, err := modfetch.New(append(opts, modfetch.WithModCache(good))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := f.Zip(t.Context(), moduleM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	swap("ziphash")(t, good, evil)
+	recorded, err := os.ReadFile(part(good, "ziphash"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := f.WithGoSum(goSum(t, moduleM.Path+" "+moduleM.Version+" "+string(recorded)))
+	var sum *modfetch.ChecksumError
+	if z, err := other.Zip(t.Context(), moduleM); !errors.As(err, &sum) {
+		t.Errorf("error %v, want a checksum mismatch", err)
+		if err == nil {
+			z.Close()
+		}
 	}
 }
 

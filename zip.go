@@ -14,10 +14,10 @@ import (
 	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/sumdb/dirhash"
 )
 
-// A Zip is a verified module zip, open for reading; its ReadAt gives the very bytes that were hashed.
+// A Zip is a verified module zip, open for reading; its ReadAt gives the very bytes that were hashed. In a module cache it
+// is the file itself: who may write there could still change it in place, which Extract would notice, but not a reader.
 type Zip struct {
 	Size int64  // bytes
 	Sum  string // h1:
@@ -46,27 +46,29 @@ func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
 		if z.temp != nil {
 			return &Zip{z.info.Size(), z.sum, z.temp.file, sync.OnceValue(z.temp.release)}, nil
 		}
-		file, err := os.Open(z.path)
+		file, err := f.mod.open(proxyPath(m, "zip"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		if info, err := file.Stat(); err != nil || !sameFile(info, z.info) {
-			file.Close()
-			continue
+		info, err := file.Stat()
+		if err == nil && sameFile(info, z.info) {
+			return &Zip{z.info.Size(), z.sum, file, file.Close}, nil
 		}
-		return &Zip{z.info.Size(), z.sum, file, file.Close}, nil
+		file.Close()
+		if err != nil {
+			return nil, err
+		}
 	}
 	return nil, failf(ErrTransient, "the zip of %s changes whenever it has been verified: something else writes to the module cache", m)
 }
 
 // A zipFile is a verified zip in the module cache, or in a temporary file.
 type zipFile struct {
-	path   string
-	temp   *tempZip
-	info   fs.FileInfo // of the file that was hashed; nil if a tree was asked for and found
+	temp   *tempZip    // nil in the module cache
+	info   fs.FileInfo // before the file was hashed; nil if a tree was asked for and found
 	sum    string
 	v      voucher
 	mirror string // "" if it was in a cache
@@ -107,7 +109,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 	}
 	s := &staging{f: f, m: m, tree: tree}
 	defer s.discard()
-	if s.file, err = os.Open(f.mod.file(proxyPath(m, "zip"))); err == nil {
+	if s.file, err = f.mod.open(proxyPath(m, "zip")); err == nil {
 		// A zip is there, but its tree or hash is not, or this process has not hashed it yet.
 		err := s.judge(ctx, "the cache", nil)
 		f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "zip"), Hit: err == nil, Err: err})
@@ -135,7 +137,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 		return nil, diskError(m, err)
 	}
 	if s.mirror != "" && f.cache != nil {
-		if r, err := os.Open(z.path); err == nil {
+		if r, err := f.mod.open(proxyPath(m, "zip")); err == nil {
 			f.keep(ctx, proxyPath(m, "zip"), r)
 			r.Close()
 		}
@@ -149,21 +151,23 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 	if sum == "" || tree && !f.mod.complete(m) {
 		return nil, nil
 	}
-	z := &zipFile{path: f.mod.file(proxyPath(m, "zip")), sum: sum}
+	z := &zipFile{sum: sum}
 	var err error
 	switch {
 	case tree && f.policy.Rehash:
-		inTree, err := dirhash.HashDir(f.mod.tree(m), m.String(), dirhash.Hash1)
-		if err != nil || inTree != sum {
+		if inTree, err := f.hashTree(ctx, m); err != nil || inTree != sum {
 			return nil, nil
 		}
-		if inZip, err := f.hashZip(ctx, z.path, m); err != nil || inZip != sum {
+		if inZip, err := f.hashZip(ctx, m); err != nil || inZip != sum {
 			return nil, nil
 		}
 	case !tree:
-		info, err := os.Stat(z.path)
-		hashed, ok := f.hashed.Load(m)
-		if err != nil || !ok || !sameFile(info, hashed.(fs.FileInfo)) || f.policy.Rehash {
+		info, err := os.Stat(f.mod.file(proxyPath(m, "zip")))
+		last, ok := f.hashed.Load(m)
+		if err != nil || !ok || f.policy.Rehash {
+			return nil, nil
+		}
+		if hashed := last.(*zipFile); hashed.sum != sum || !sameFile(info, hashed.info) {
 			return nil, nil
 		}
 		z.info = info
@@ -199,15 +203,10 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 		s.discard()
 		return nil, err
 	}
-	info, err := s.file.Stat()
-	if err != nil {
-		s.discard()
-		return nil, err
-	}
 	if s.mirror != "" {
 		f.keep(ctx, proxyPath(m, "zip"), s.file)
 	}
-	return &zipFile{temp: &tempZip{file: s.file}, info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+	return &zipFile{temp: &tempZip{file: s.file}, info: s.info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
 }
 
 // A tempZip is a temporary file shared by those who have it.
@@ -248,8 +247,9 @@ type staging struct {
 	tree bool // wanted
 
 	file   *os.File
-	temp   bool   // file is ours to remove
-	dir    string // the extracted tree; "" if there is none
+	temp   bool        // file is ours to remove
+	info   fs.FileInfo // of the file before it was hashed: what is written to it later shows
+	dir    string      // the extracted tree; "" if there is none
 	dirs   []string
 	sum    string
 	v      voucher
@@ -277,14 +277,16 @@ func (s *staging) obtain(ctx context.Context) error {
 			return err
 		}
 	}
+	ask, answer, leave := s.f.askVoucher(ctx, s.m)
+	defer leave()
 	mirror, err := s.f.fetch(ctx, s.m.Path, want{
-		module: s.m, path: name, limit: maxZip, crosses: s.f.crosses(s.m),
-		take: func(ctx context.Context, mirror Mirror, b *body) error {
-			answer, leave := s.f.askVoucher(ctx, s.m)
-			defer leave()
-			if err := s.receive(b); err != nil {
-				return err
-			}
+		module: s.m, path: name, limit: maxZip, race: s.f.mayRace(ctx, s.m), crosses: s.f.crosses(s.m),
+		into: s.file, begun: ask,
+		known: func(context.Context) bool {
+			v, err := answer()
+			return err == nil && v.want != ""
+		},
+		judge: func(ctx context.Context, mirror Mirror, _ []byte) error {
 			err := s.judge(ctx, mirror.String(), answer)
 			if err != nil && !s.judged {
 				return &fatalError{err}
@@ -327,11 +329,10 @@ func (s *staging) judge(ctx context.Context, mirror string, answer func() (vouch
 			s.dropTree()
 		}
 	}()
-	info, err := s.file.Stat()
-	if err != nil {
+	if s.info, err = s.file.Stat(); err != nil {
 		return err
 	}
-	a, unpackErr := unpack.Open(s.file, info.Size(), s.m)
+	a, unpackErr := unpack.Open(s.file, s.info.Size(), s.m)
 	if unpackErr == nil {
 		unpackErr = s.unpack(ctx, a)
 	}
@@ -392,10 +393,6 @@ func (s *staging) matchGoMod(ctx context.Context, a *unpack.Archive) error {
 
 // publish gives the zip, and the tree, their final names in the module cache. The version's lock is held.
 func (s *staging) publish(ctx context.Context) (*zipFile, error) {
-	info, err := s.file.Stat()
-	if err != nil {
-		return nil, err
-	}
 	if err := s.file.Close(); err != nil {
 		return nil, err
 	}
@@ -411,8 +408,9 @@ func (s *staging) publish(ctx context.Context) (*zipFile, error) {
 	} else if err := s.f.mod.clearPartial(s.m); err != nil {
 		return nil, err
 	}
-	s.f.hashed.Store(s.m, info)
-	return &zipFile{path: s.f.mod.file(proxyPath(s.m, "zip")), info: info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+	z := &zipFile{info: s.info, sum: s.sum, v: s.v, mirror: s.mirror}
+	s.f.hashed.Store(s.m, z)
+	return z, nil
 }
 
 func (s *staging) dropTree() {

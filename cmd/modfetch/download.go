@@ -74,7 +74,7 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	err = d.run(ctx)
 	d.live.stop()
 	if err != nil || ctx.Err() != nil {
-		d.report.broken(stderr)
+		d.report.broken(stderr, d.fetcher.Mirrors())
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted; %s complete, in the cache", count(d.report.downloaded+d.report.cached, "module"))
@@ -82,7 +82,7 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	if err != nil {
 		return err
 	}
-	d.report.summary(stderr, d.json)
+	d.report.summary(stderr, d.fetcher.Mirrors(), d.json)
 	if d.updateSum {
 		added, err := d.project.addSums(ctx, d.sums)
 		if err != nil {

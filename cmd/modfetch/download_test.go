@@ -122,7 +122,7 @@ func TestPlainOutput(t *testing.T) {
 	_, stdout, stderr := w.modfetch("download", "example.com/c@v1.0.0")
 	want := "example.com/c v1.0.0  SIZE  MIRROR  " + name + "\n" +
 		"1 module: 1 downloaded; SIZE in TIME\n" +
-		"  mirror      MIRROR  5 files, SIZE\n" +
+		"  mirror      MIRROR  5 files, SIZE, answers in TIME\n" +
 		"  verified    2 files  by " + name + "\n"
 	if got := w.steady(stderr); got != want || stdout != "" {
 		t.Errorf("printed\n%swant\n%s", got, want)

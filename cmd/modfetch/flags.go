@@ -27,7 +27,13 @@ project, and else against the checksum database.
 
   -C dir            work in dir; other directories are relative to it
   -mirrors list     use these mirrors instead of those in GOPROXY; the form is
-                    alike: 'https://goproxy.cn|https://corp.example,direct'
+                    alike: 'https://goproxy.cn|https://corp.example,direct';
+                    cn stands for five public mirrors that can be reached from
+                    mainland China, taken as equal
+  -stagger d        take mirrors joined by | as equal: ask the quicker ones
+                    first, and the next one too if there is no answer within d,
+                    such as 300ms, or within three times what is usual
+  -race             take them as equal, and ask all of them at once
   -modcache dir     use this module cache instead of GOMODCACHE
   -jobs n           send at most n requests at a time; the default is 64
   -no-extract       leave modules as zip files
@@ -92,7 +98,7 @@ func parseDownload(args []string) (*downloadFlags, error) {
 		}
 		return nil
 	})
-	if err := f.settings.parse(set, args, "C", "mirrors", "modcache"); err != nil {
+	if err := f.settings.parse(set, args, "C", "mirrors", "modcache", "race", "stagger"); err != nil {
 		return nil, err
 	}
 	var err error

@@ -110,7 +110,7 @@ func (w *world) read(elem ...string) string {
 // steady takes out of an output what differs from run to run.
 func (w *world) steady(text string) string {
 	text = strings.ReplaceAll(text, w.URL, "MIRROR")
-	text = regexp.MustCompile(`\d+\.\ds`).ReplaceAllString(text, "TIME")
+	text = regexp.MustCompile(`\d+(\.\d+)?m?s\b`).ReplaceAllString(text, "TIME")
 	return regexp.MustCompile(`\d+(\.\d)? k?B`).ReplaceAllString(text, "SIZE")
 }
 

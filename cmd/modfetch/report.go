@@ -75,18 +75,24 @@ func (r *report) attemptDone(_ context.Context, i modfetch.AttemptInfo) {
 		r.mirrors[i.Mirror] = c
 	}
 	c.bytes += i.Bytes
-	switch i.Kind {
-	case "":
-		c.files++
+	switch {
+	case i.Overtaken:
 		return
-	case modfetch.Corrupt:
+	case i.Kind == "":
+		if i.Offset == 0 { // else it is part of a file that another answer began
+			c.files++
+		}
+		return
+	case i.Kind == modfetch.Corrupt:
 		r.condemned = append(r.condemned, i)
 	}
 	c.failed[i.Kind]++
 }
 
 func (r *report) find(i modfetch.AttemptInfo) int {
-	return slices.IndexFunc(r.flying, func(f modfetch.AttemptInfo) bool { return f.Path == i.Path && f.Mirror == i.Mirror })
+	return slices.IndexFunc(r.flying, func(f modfetch.AttemptInfo) bool {
+		return f.Path == i.Path && f.Mirror == i.Mirror && f.Offset == i.Offset
+	})
 }
 
 func (r *report) vouch(_ context.Context, i modfetch.VouchInfo) {
@@ -128,11 +134,11 @@ func (r *report) traffic() (received int64, zips []module.Version) {
 
 // summary prints what was done, and with failures which modules failed. If all was there already it is one line, unless
 // some of it is unverified.
-func (r *report) summary(w io.Writer, failures bool) {
+func (r *report) summary(w io.Writer, known []modfetch.MirrorInfo, failures bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintln(w, r.headline())
-	r.mirrorLines(w)
+	r.mirrorLines(w, known)
 	line := func(label, text string) { summaryLine(w, label, text) }
 	verified, unverified := make(map[string]int), make(map[string]int)
 	for _, v := range r.vouched {
@@ -162,25 +168,35 @@ func (r *report) summary(w io.Writer, failures bool) {
 
 func summaryLine(w io.Writer, label, text string) { fmt.Fprintf(w, "  %-11s %s\n", label, text) }
 
-// mirrorLines prints what each mirror has done, which after a failure or an interrupt says where it may have hung.
-// r.mu is held.
-func (r *report) mirrorLines(w io.Writer) {
+// mirrorLines prints what each mirror has done and what is known of it, which after a failure or an interrupt says where it
+// may have hung. r.mu is held.
+func (r *report) mirrorLines(w io.Writer, known []modfetch.MirrorInfo) {
 	byFiles := func(a, b string) int { return cmp.Or(r.mirrors[b].files-r.mirrors[a].files, strings.Compare(a, b)) }
 	for _, name := range slices.SortedFunc(maps.Keys(r.mirrors), byFiles) {
 		c := r.mirrors[name]
 		text := fmt.Sprintf("%s  %s, %s", name, count(c.files, "file"), size(c.bytes))
+		var info modfetch.MirrorInfo
+		if i := slices.IndexFunc(known, func(m modfetch.MirrorInfo) bool { return m.Mirror == name }); i >= 0 {
+			info = known[i]
+		}
+		if info.Latency > 0 {
+			text += fmt.Sprintf(", answers in %dms", max(1, info.Latency.Milliseconds()))
+		}
 		for _, kind := range slices.Sorted(maps.Keys(c.failed)) {
 			text += fmt.Sprintf(", %d %s", c.failed[kind], kind)
+		}
+		if !info.Until.IsZero() {
+			text += ", passed over by now"
 		}
 		summaryLine(w, "mirror", text)
 	}
 }
 
 // broken prints what there is to say of a run that has not come to its end.
-func (r *report) broken(w io.Writer) {
+func (r *report) broken(w io.Writer, known []modfetch.MirrorInfo) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mirrorLines(w)
+	r.mirrorLines(w, known)
 }
 
 // headline counts modules, bytes and time in one line. r.mu is held.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/modfetch/modfetch"
 )
@@ -16,15 +17,32 @@ import (
 type settings struct {
 	dir      string // absolute
 	mirrors  string // "" for GOPROXY
+	race     bool
+	stagger  time.Duration
 	modCache string // absolute; "" for GOMODCACHE
 }
 
-// parse adds the named flags, of C, mirrors and modcache, to those that a command has of its own, and reads them all.
+// chinaMirrors are public mirrors that can be reached from mainland China.
+const chinaMirrors = "https://goproxy.cn|https://goproxy.io|https://mirrors.aliyun.com/goproxy/" +
+	"|https://repo.huaweicloud.com/repository/goproxy/|https://mirrors.cloud.tencent.com/go/,direct"
+
+// chinaStagger is after which time the next of them is asked, unless a flag says otherwise.
+const chinaStagger = time.Second
+
+// parse adds the named flags, of C, mirrors, modcache, race and stagger, to those that a command has of its own, and reads
+// them all.
 func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) error {
 	s.dir = "."
 	fields := map[string]*string{"C": &s.dir, "mirrors": &s.mirrors, "modcache": &s.modCache}
 	for _, name := range names {
-		set.StringVar(fields[name], name, *fields[name], "")
+		switch name {
+		case "race":
+			set.BoolVar(&s.race, name, false, "")
+		case "stagger":
+			set.DurationVar(&s.stagger, name, 0, "")
+		default:
+			set.StringVar(fields[name], name, *fields[name], "")
+		}
 	}
 	set.SetOutput(io.Discard)
 	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -53,6 +71,22 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 	if s.modCache != "" && !filepath.IsAbs(s.modCache) {
 		s.modCache = filepath.Join(s.dir, s.modCache)
 	}
+	if set.Visit(func(given *flag.Flag) {
+		if given.Name == "stagger" && s.stagger <= 0 {
+			err = usagef("-stagger %s: want a time above 0, such as 300ms", s.stagger)
+		}
+	}); err != nil {
+		return err
+	}
+	if s.race && s.stagger > 0 {
+		return usagef("-race and -stagger contradict each other")
+	}
+	if s.mirrors == "cn" {
+		s.mirrors = chinaMirrors
+		if !s.race && s.stagger == 0 {
+			s.stagger = chinaStagger
+		}
+	}
 	if s.mirrors != "" {
 		if _, err := modfetch.New(modfetch.WithGOPROXY(s.mirrors)); err != nil {
 			return usagef("-mirrors %s", strings.TrimPrefix(err.Error(), "modfetch: WithGOPROXY "))
@@ -70,6 +104,12 @@ func (s *settings) fetcher(env modfetch.GoEnv, p *project, options ...modfetch.O
 	options = append(options, modfetch.WithGoEnv(env))
 	if s.mirrors != "" {
 		options = append(options, modfetch.WithGOPROXY(s.mirrors))
+	}
+	switch {
+	case s.race:
+		options = append(options, modfetch.WithStrategy(modfetch.Race()))
+	case s.stagger > 0:
+		options = append(options, modfetch.WithStrategy(modfetch.Stagger(s.stagger)))
 	}
 	if s.modCache != "" {
 		options = append(options, modfetch.WithModCache(s.modCache))

@@ -10,12 +10,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
+
+	"github.com/modfetch/modfetch/internal/regular"
 )
 
 // Open opens name, creating it if it does not exist, and waits for an exclusive lock on it.
 // Closing the file releases the lock. If the lock is held by somebody else, waiting is called once.
 func Open(ctx context.Context, name string, waiting func()) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := regular.Open(name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +26,7 @@ func Open(ctx context.Context, name string, waiting func()) (*os.File, error) {
 
 // Read returns the content of a file, read under a shared lock: at most limit bytes of it.
 func Read(ctx context.Context, name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := regular.Open(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

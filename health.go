@@ -1,0 +1,219 @@
+package modfetch
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A health is what an engine has learned of one mirror. Where mirrors are equal it orders them; elsewhere it only keeps a
+// mirror that is known to be dead, or whose bytes were condemned, from being waited for while another can be asked.
+type health struct {
+	mirror string
+
+	mu      sync.Mutex // guards the following
+	latency time.Duration
+	rate    float64   // bytes per second of one connection, a moving average; 0 if unknown
+	silent  int       // failures in a row that may pass
+	wrong   int       // files condemned, and no good one since
+	until   time.Time // passed over until then; then one request is let through to see
+	doomed  bool      // until is because of condemned bytes: an answer alone does not end it
+	info    MirrorInfo
+	recent  [64]time.Duration // latencies, of which the median is told
+	answers int
+}
+
+// MirrorInfo is what a Fetcher has learned of one mirror.
+type MirrorInfo struct {
+	Mirror   string        // redacted
+	Files    int           // got from it, and not condemned
+	Bytes    int64         // received
+	Latency  time.Duration // median of the latest 64 answers, up to the header
+	Rate     float64       // bytes per second of one connection, a moving average; 0 if unknown
+	Failures map[Kind]int  // NotFound is none
+	Until    time.Time     // passed over until then, while another can be asked; zero if it is not
+}
+
+// Times for which a mirror is passed over after a failure; twice as long after each further one.
+const (
+	deadPause   = 5 * time.Second
+	doomedPause = time.Minute
+	mostPause   = 10 * time.Minute
+	silentMost  = 3         // answers in a row that are failures, such as a 503, until a mirror counts as dead
+	wrongMost   = 3         // condemned files in a row: an honest mirror may have a broken one
+	rateSample  = 256 << 10 // bytes of a body from which on its rate tells something
+)
+
+// healths of all mirrors that were asked.
+type healths struct {
+	mu   sync.Mutex // guards the following
+	of   map[Mirror]*health
+	list []*health // as first asked
+}
+
+func (h *healths) get(m Mirror) *health {
+	if b, ok := m.(*sumBase); ok {
+		m = b.Mirror // the same host
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.of[m]
+	if x == nil {
+		if h.of == nil {
+			h.of = make(map[Mirror]*health)
+		}
+		x = &health{mirror: m.String()}
+		h.of[m] = x
+		h.list = append(h.list, x)
+	}
+	return x
+}
+
+// Mirrors tells what was learned of each mirror that was asked, in the order in which they were asked first.
+func (f *Fetcher) Mirrors() []MirrorInfo {
+	f.engine.healths.mu.Lock()
+	list := slices.Clone(f.engine.healths.list)
+	f.engine.healths.mu.Unlock()
+	var out []MirrorInfo
+	for _, h := range list {
+		out = append(out, h.tell())
+	}
+	return out
+}
+
+func (h *health) tell() MirrorInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info := h.info
+	info.Mirror, info.Rate, info.Failures = h.mirror, h.rate, maps.Clone(info.Failures)
+	if n := min(h.answers, len(h.recent)); n > 0 {
+		latencies := slices.Sorted(slices.Values(h.recent[:n]))
+		info.Latency = latencies[n/2]
+	}
+	if time.Now().Before(h.until) {
+		info.Until = h.until
+	}
+	return info
+}
+
+// answered notes a header.
+func (h *health) answered(latency time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.recent[h.answers%len(h.recent)] = latency
+	h.answers++
+	latency = max(latency, 1)
+	if h.latency == 0 {
+		h.latency = latency
+	}
+	h.latency += (latency - h.latency) / 4
+}
+
+// overtaken notes that another mirror has answered first: this one takes at least so long.
+func (h *health) overtaken(after time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.latency = max(h.latency, after)
+}
+
+// received notes the bytes of a body.
+func (h *health) received(n int64, in time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.info.Bytes += n
+	if n < rateSample || in <= 0 {
+		return
+	}
+	rate := float64(n) / in.Seconds()
+	if h.rate == 0 {
+		h.rate = rate
+	}
+	h.rate += (rate - h.rate) / 4
+}
+
+// served notes a good file. Whoever sends bad zips is not better for good small files.
+func (h *health) served(zip bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.info.Files++
+	h.silent = 0
+	if zip {
+		h.wrong, h.doomed = 0, false
+	}
+	if !h.doomed {
+		h.until = time.Time{}
+	}
+}
+
+// failed notes a failure. Absence is an answer, and who was told to stop did not fail.
+func (h *health) failed(kind Kind, answered bool) {
+	if kind == Canceled {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if kind == NotFound || kind == Forbidden {
+		h.silent = 0
+		if !h.doomed {
+			h.until = time.Time{}
+		}
+		if kind == NotFound {
+			return
+		}
+	}
+	if h.info.Failures == nil {
+		h.info.Failures = make(map[Kind]int)
+	}
+	h.info.Failures[kind]++
+	switch {
+	case kind == Corrupt:
+		if h.wrong++; h.wrong >= wrongMost {
+			h.doomed = true
+			h.pause(doomedPause, h.wrong-wrongMost+1)
+		}
+	case kind == Transient, kind == Security:
+		h.silent++
+		if !answered {
+			h.pause(deadPause, h.silent)
+		} else if h.silent >= silentMost {
+			h.pause(deadPause, h.silent-silentMost+1)
+		}
+	}
+}
+
+// pause passes the mirror over for a while, jittered so that many do not come back at once. h.mu is held.
+func (h *health) pause(first time.Duration, times int) {
+	d := min(first<<min(times-1, 16), mostPause)
+	if until := time.Now().Add(d/2 + rand.N(d)); until.After(h.until) {
+		h.until = until
+	}
+}
+
+// paused reports whether the mirror is to be passed over if another can be asked. When the pause is over, one caller is let
+// through, and the others wait for what it finds.
+func (h *health) paused() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if h.until.IsZero() || now.Before(h.until) {
+		return !h.until.IsZero()
+	}
+	h.until = now.Add(deadPause)
+	return false
+}
+
+// isDoomed reports whether the mirror's bytes were condemned of late.
+func (h *health) isDoomed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.doomed && time.Now().Before(h.until)
+}
+
+// usual returns the latency to expect, and the rate; 0 if unknown.
+func (h *health) usual() (latency time.Duration, rate float64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.latency, h.rate
+}

@@ -1,0 +1,260 @@
+package modfetch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A Strategy says when the next mirror of a tier is asked. The zero value is [Chain].
+type Strategy struct {
+	equal bool
+	after time.Duration
+}
+
+// Chain asks the next mirror when the one before has failed.
+func Chain() Strategy { return Strategy{} }
+
+// Race asks all mirrors that are joined by `|` at once. The first good go.mod file wins; of a zip, the first that begins to
+// answer sends it, and the others are told to stop.
+func Race() Strategy { return Strategy{equal: true} }
+
+// Stagger asks the next mirror that is joined by `|` when the one before has failed, or has not answered within d, or
+// within a small multiple of the time that it usually takes, whichever is less.
+//
+// A strategy other than Chain declares mirrors that are joined by `|` equal: the better ones are asked first. Only files
+// whose bytes can be proven are asked of several mirrors; others come from one mirror after the other, in the order given.
+func Stagger(d time.Duration) Strategy { return Strategy{equal: true, after: d} }
+
+const (
+	usualTimes    = 3 // of its usual latency after which a mirror is overtaken
+	leastOvertake = 10 * time.Millisecond
+	leastPatience = 500 * time.Millisecond // with a mirror that is asked alone though others are equal to it
+)
+
+// A round asks each mirror of a tier at most once: one after the other, or by the strategy several at the same time.
+type round struct {
+	e     *engine
+	t     tier
+	w     want
+	first bool // there may be another round
+
+	queue    []int        // mirrors still to be asked, by their place in the tier
+	paused   map[int]bool // of these, those that are asked because nobody else is left
+	running  []*attempt   // asked, and not answered yet
+	results  chan *attempt
+	attempts []Attempt // what became of each mirror
+	again    bool      // all failures may pass
+
+	pieces   []piece // who has sent what of a large file
+	suspects []piece // of one that was put together, and condemned
+	whole    bool    // it is now fetched whole
+}
+
+// newRound orders the mirrors: as written, or the better ones first if they are equal; and last those that are known to be
+// dead, or to send what was condemned.
+func newRound(e *engine, t tier, w want, first bool) *round {
+	r := &round{e: e, t: t, w: w, first: first, again: true, paused: make(map[int]bool),
+		results: make(chan *attempt, len(t.mirrors)), attempts: make([]Attempt, len(t.mirrors))}
+	for i, m := range t.mirrors {
+		r.queue = append(r.queue, i)
+		r.paused[i] = len(t.mirrors) > 1 && e.healths.get(m).paused()
+	}
+	rank := func(i int) float64 {
+		if r.paused[i] {
+			return 2
+		}
+		if !t.equal || !w.race {
+			return 0
+		}
+		latency, rate := e.healths.get(t.mirrors[i]).usual()
+		switch {
+		case latency == 0:
+			return 1
+		case w.into != nil && rate > 0:
+			return 1 - 1/(1+zipSize/rate+latency.Seconds())
+		}
+		return 1 - 1/(1+latency.Seconds())
+	}
+	slices.SortStableFunc(r.queue, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
+	return r
+}
+
+const zipSize = 1 << 20 // bytes: a usual zip, by which latency is weighed against rate
+
+// run returns the mirror that had good bytes, or nil; an error ends the fetch.
+func (r *round) run(ctx context.Context) (Mirror, error) {
+	defer r.stop()
+	for {
+		if len(r.running) == 0 {
+			if len(r.queue) == 0 {
+				return nil, nil
+			}
+			r.ask(ctx)
+		}
+		a := r.next(ctx)
+		err := a.err
+		if err == nil {
+			err = r.take(ctx, a)
+		}
+		err = a.end(err)
+		if err == nil {
+			r.served(a)
+			return a.mirror, nil
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("fetching %s: %w", r.w.path, context.Cause(ctx))
+		}
+		var end *fatalError
+		if errors.As(err, &end) {
+			return nil, end.err
+		}
+		r.note(a, err)
+	}
+}
+
+// ask starts a request to the next mirror of the queue.
+func (r *round) ask(ctx context.Context) {
+	place := r.queue[0]
+	r.queue = r.queue[1:]
+	a := newAttempt(ctx, r.e, r.t.mirrors[place], r.w, Request{Path: r.w.path, Retry: len(r.t.mirrors) == 1 && r.first})
+	a.place, a.others = place, len(r.queue)+len(r.running) > 0
+	if wait := r.patience(a); wait > 0 && wait < a.wait {
+		a.wait = wait
+	}
+	r.running = append(r.running, a)
+	go func() { // ends with the request, at the latest when the attempt is cancelled
+		if a.open(); a.err == nil && r.w.into == nil {
+			a.data, a.err = a.body.all()
+		}
+		if a.err != nil || r.w.into == nil {
+			a.err = a.close(a.err) // judging the bytes, and waiting for who vouches for them, is not the mirror's time
+		}
+		r.results <- a
+	}()
+}
+
+// patience returns how long to wait for a mirror's answer where that is less than usual: because it is known to be dead, or
+// because it is asked alone for a file that equal mirrors have too.
+func (r *round) patience(a *attempt) time.Duration {
+	switch {
+	case len(r.t.mirrors) == 1:
+		return 0
+	case r.paused[a.place]:
+		return pausedTimeout
+	case r.e.strategy.equal && r.t.equal && !r.w.race && r.attempts[a.place].Mirror == "" && len(r.queue) > 0 && !r.paused[r.queue[0]]:
+		latency, _ := a.health.usual()
+		return min(max(leastPatience, r.e.strategy.after, 4*latency), headerTimeout)
+	}
+	return 0
+}
+
+// overtake returns after which time without an answer the next mirror is asked too.
+func (r *round) overtake() (after time.Duration, ok bool) {
+	if !r.e.strategy.equal || !r.t.equal || !r.w.race || len(r.queue) == 0 || r.paused[r.queue[0]] {
+		return 0, false
+	}
+	latency, _ := r.running[len(r.running)-1].health.usual()
+	if latency == 0 {
+		return r.e.strategy.after, true
+	}
+	return min(r.e.strategy.after, max(usualTimes*latency, leastOvertake)), true
+}
+
+// next returns the next attempt that has an answer, or has failed.
+func (r *round) next(ctx context.Context) *attempt {
+	for {
+		var overtake <-chan time.Time
+		if after, ok := r.overtake(); ok {
+			if after == 0 {
+				r.ask(ctx)
+				continue
+			}
+			overtake = time.After(after)
+		}
+		select {
+		case a := <-r.results:
+			r.running = slices.DeleteFunc(r.running, func(o *attempt) bool { return o == a })
+			return a
+		case <-overtake:
+			r.ask(ctx)
+		}
+	}
+}
+
+// take judges what a mirror sends. Of a large file the first to answer sends the rest.
+func (r *round) take(ctx context.Context, a *attempt) error {
+	if r.w.begun != nil {
+		r.w.begun()
+	}
+	if r.w.into == nil {
+		return r.w.judge(ctx, a.mirror, a.data)
+	}
+	r.stop()
+	if err := r.receive(ctx, a); err != nil {
+		return err
+	}
+	if err := r.e.judging.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.e.judging.Release(1)
+	if a.leave() {
+		return errDoomed
+	}
+	err := r.w.judge(ctx, a.mirror, nil)
+	switch {
+	case err == nil:
+		r.blame(ctx)
+	case KindOf(err) == Corrupt && spliced(r.pieces):
+		if err := r.suspect(); err != nil {
+			return &fatalError{err}
+		}
+		r.whole = true
+		r.queue = append(r.queue, a.place)
+		return errSpliced
+	}
+	return err
+}
+
+// served credits those who sent the good file.
+func (r *round) served(a *attempt) {
+	a.health.served(r.w.into != nil)
+	for i, p := range r.pieces {
+		if p.mirror != a.mirror && !slices.ContainsFunc(r.pieces[:i], func(o piece) bool { return o.mirror == p.mirror }) {
+			r.e.healths.get(p.mirror).served(true)
+		}
+	}
+}
+
+// stop tells all that still run to stop, and waits for it. They have not failed: they may be asked again.
+func (r *round) stop() {
+	for _, a := range r.running {
+		a.cancel(errOvertaken)
+	}
+	for range r.running {
+		a := <-r.results
+		if a.resp == nil {
+			a.health.overtaken(time.Since(a.start))
+		}
+		a.end(errOvertaken)
+		r.queue = append(r.queue, a.place)
+	}
+	r.running = nil
+}
+
+// note keeps what became of a mirror.
+func (r *round) note(a *attempt, err error) {
+	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
+	if !r.w.race && !r.paused[a.place] && a.wait < headerTimeout && r.attempts[a.place].Mirror == "" && a.resp == nil && last.Kind == Transient {
+		r.queue = append(r.queue, a.place) // it was not waited for long enough to be called dead
+	}
+	r.attempts[a.place] = last
+	// A sole mirror has already retried everything up to its header itself.
+	r.again = r.again && last.Kind == Transient && (a.body != nil || len(r.t.mirrors) > 1)
+	if last.Kind == NotFound { // what a dead mirror before it would say changes nothing
+		r.queue = slices.DeleteFunc(r.queue, func(i int) bool { return r.paused[i] && i < a.place })
+	}
+}
