@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modfetch/modfetch"
@@ -455,33 +457,57 @@ func TestHeadIsKeptInACache(t *testing.T) {
 	}
 }
 
+// A sharedCache is read by two before either of them writes.
+type sharedCache struct {
+	modfetch.MemCache
+	readers atomic.Int32
+	both    chan bool
+}
+
+func (c *sharedCache) Open(ctx context.Context, name string) (io.ReadSeekCloser, error) {
+	if strings.HasSuffix(name, "/latest") {
+		if n := c.readers.Add(1); n == 2 {
+			close(c.both)
+		} else if n < 2 {
+			<-c.both
+			return nil, fs.ErrNotExist
+		}
+	}
+	return c.MemCache.Open(ctx, name)
+}
+
 // TestProcessesThatShareACache: each keeps its head in the same Cache, and what the one puts there is held against the
 // other's.
 func TestProcessesThatShareACache(t *testing.T) {
 	one := newLog(t)
 	two := one.Fork()
-	cache := new(modfetch.MemCache)
+	cache := &sharedCache{both: make(chan bool)}
 	fetcher := func(s *modfetchtest.Server) *modfetch.Fetcher {
 		return newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option())
 	}
 	f, g := fetcher(one), fetcher(two)
-	two.AddRecords(1)
-	heads := make(chan error, 2)
-	// Both have read the empty cache before either writes.
-	gate := make(chan bool)
-	one.Fault("*/tile/*", modfetchtest.Middleware(func(honest http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-gate; honest.ServeHTTP(w, r) })
-	}))
-	go func() { _, err := f.GoMod(t.Context(), moduleM); heads <- err }()
-	if _, err := g.GoMod(t.Context(), moduleV2); err != nil {
-		t.Fatal(err)
-	}
-	close(gate)
-	<-heads // whichever of the two notices
-	one.AddRecords(1)
+	errs := make(chan error, 2)
+	go func() { _, err := f.GoMod(t.Context(), moduleM); errs <- err }()
+	go func() { _, err := g.GoMod(t.Context(), moduleV2); errs <- err }()
+	all := []error{<-errs, <-errs}
+	// Whoever has the larger tree can tell.
+	one.AddRecords(10)
 	_, err := f.GoMod(t.Context(), moduleOld)
-	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), "two histories") {
-		t.Errorf("%s error %v, want one of security about two histories", modfetch.KindOf(err), err)
+	all = append(all, err)
+	two.AddRecords(20)
+	_, err = g.GoMod(t.Context(), moduleUpper)
+	all = append(all, err)
+	noticed := 0
+	for _, err := range all {
+		if err != nil && (modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), "two histories")) {
+			t.Errorf("%s error %v, want none or one of security about two histories", modfetch.KindOf(err), err)
+		}
+		if err != nil {
+			noticed++
+		}
+	}
+	if noticed == 0 {
+		t.Error("neither noticed that the other is told another history")
 	}
 }
 

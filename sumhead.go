@@ -99,6 +99,9 @@ func (db *sumDB) compare(ctx context.Context, a, b sumHead, base *sumBase) (repo
 	if a.tree.N > b.tree.N {
 		a, b = b, a
 	}
+	if a.tree.N == b.tree.N && a.tree.Hash != b.tree.Hash {
+		return fmt.Sprintf("two heads of %d records:\n\n%s\n\n%s\n", a.tree.N, a.note, b.note), nil
+	}
 	r := tlog.TileHashReader(b.tree, &headTiles{db, ctx, base})
 	hash, err := tlog.TreeHash(a.tree.N, r)
 	if err != nil || hash == a.tree.Hash {
