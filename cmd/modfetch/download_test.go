@@ -251,6 +251,32 @@ func TestRequestsAreLogged(t *testing.T) {
 	}
 }
 
+func TestMirrorThatDoesNotAnswerIsOvertaken(t *testing.T) {
+	w := newWorld(t)
+	silent := w.Mirror()
+	silent.Fault("*", modfetchtest.Hang())
+	for _, flags := range [][]string{{"-race"}, {"-stagger", "50ms"}} {
+		args := append([]string{"download", "-modcache", t.TempDir(), "-mirrors", silent.URL + "|" + w.URL}, flags...)
+		code, _, stderr := w.modfetch(append(args, "-no-extract", "example.com/c@v1.0.0")...)
+		if code != exitOK || !strings.Contains(stderr, "1 module: 1 downloaded") {
+			t.Errorf("%q: exit code %d", flags, code)
+		}
+	}
+}
+
+func TestChinaMirrors(t *testing.T) {
+	f, err := parseDownload([]string{"-mirrors", "cn"})
+	if err != nil || f.mirrors != chinaMirrors || f.stagger != chinaStagger || f.race {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if f, err = parseDownload([]string{"-mirrors", "cn", "-race"}); err != nil || f.stagger != 0 || !f.race {
+		t.Errorf("with -race: %+v, %v", f, err)
+	}
+	if n := strings.Count(chinaMirrors, "https://"); n != 5 {
+		t.Errorf("%d mirrors, want 5", n)
+	}
+}
+
 func TestModCacheFlag(t *testing.T) {
 	w := newWorld(t)
 	w.modfetch("download", "-modcache", "cache", "-no-extract", "example.com/c@v1.0.0")
