@@ -204,6 +204,12 @@ func (h *health) paused() bool {
 	return false
 }
 
+func (h *health) hasAnswered() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.answers > 0
+}
+
 // isDoomed reports whether the mirror's bytes were condemned of late.
 func (h *health) isDoomed() bool {
 	h.mu.Lock()

@@ -19,7 +19,8 @@ type Strategy struct {
 func Chain() Strategy { return Strategy{} }
 
 // Race asks all mirrors that are joined by `|` at once. The first good go.mod file wins; of a zip, the first that begins to
-// answer sends it, and the others are told to stop.
+// answer sends it, and the others are told to stop. Once it is known how soon mirrors answer, a zip is asked of the quickest
+// alone, and of the next one if that takes three times as long as usual: a race must not multiply the traffic.
 func Race() Strategy { return Strategy{equal: true} }
 
 // Stagger asks the next mirror that is joined by `|` when the one before has failed, or has not answered within d, or
@@ -158,10 +159,14 @@ func (r *round) overtake() (after time.Duration, ok bool) {
 		return 0, false
 	}
 	latency, _ := r.running[len(r.running)-1].health.usual()
-	if latency == 0 {
+	soon := max(usualTimes*latency, leastOvertake)
+	switch {
+	case latency == 0:
 		return r.e.strategy.after, true
+	case r.e.strategy.after == 0 && r.w.into != nil:
+		return soon, true // what the losers of a race for a zip have under way would be many times its size
 	}
-	return min(r.e.strategy.after, max(usualTimes*latency, leastOvertake)), true
+	return min(r.e.strategy.after, soon), true
 }
 
 // next returns the next attempt that has an answer, or has failed.

@@ -71,14 +71,15 @@ type piece struct {
 
 // When a transfer is spread over several connections, and when one that is slow is given up.
 const (
-	lookEvery  = 250 * time.Millisecond
-	spreadETA  = 1500 * time.Millisecond // a transfer that will take longer is spread
-	minSegment = 256 << 10               // bytes
-	maxParts   = 24
-	maxLanes   = 8        // connections to one mirror
-	floorRate  = 16 << 10 // bytes per second
-	slowLooks  = 20
-	maxFails   = 2 // of a mirror in one file, without having sent a segment
+	lookEvery    = 250 * time.Millisecond
+	spreadETA    = 1500 * time.Millisecond // a transfer that will take longer is spread
+	minSegment   = 256 << 10               // bytes
+	maxParts     = 24
+	maxLanes     = 8        // connections to one mirror
+	floorRate    = 16 << 10 // bytes per second
+	slowLooks    = 20
+	partPatience = time.Second // with who is asked for a range, at least
+	maxFails     = 2           // of a mirror in one file, without having sent a segment
 )
 
 var (
@@ -98,8 +99,9 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 		s.sources[0].fails = maxFails // its file may differ from one request to the next
 	}
 	for _, place := range r.queue {
-		if !r.paused[place] {
-			s.sources = append(s.sources, &source{mirror: r.t.mirrors[place], place: place})
+		if m := r.t.mirrors[place]; !r.paused[place] {
+			// Whoever has not answered yet may never do so.
+			s.sources = append(s.sources, &source{mirror: m, place: place, slow: !r.e.healths.get(m).hasAnswered()})
 		}
 	}
 	err := s.run(ctx, a)
@@ -162,6 +164,10 @@ func (s *splice) begin(ctx context.Context) bool {
 	p.src.lanes[lane] = true
 	p.a = newAttempt(ctx, s.r.e, src.mirror, s.r.w, Request{Path: s.r.w.path, Offset: p.from, Length: p.to - p.from, ETag: src.etag, Lane: lane})
 	p.a.place, p.a.others = src.place, true
+	if s.another(src) {
+		latency, _ := p.a.health.usual()
+		p.a.wait = min(max(partPatience, 4*latency), p.a.wait)
+	}
 	s.parts = append(s.parts, p)
 	s.wg.Go(func() {
 		if p.a.open(); p.a.err == nil {
