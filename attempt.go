@@ -16,12 +16,13 @@ import (
 // An engine gets one file from many mirrors. What a mirror sends is judged before it is believed: one that sends a corrupt,
 // cut or foreign file is passed over like one that does not answer.
 type engine struct {
-	slots    *semaphore.Weighted // requests under way
-	judging  *semaphore.Weighted // large files being judged: a mirror is found out sooner if they are judged one by one
-	strict   bool                // Policy.StrictComma
-	strategy Strategy
-	trace    *Trace
-	healths  healths
+	slots     *semaphore.Weighted // requests under way
+	partSlots *semaphore.Weighted // of these, those for parts of files: a slow transfer that holds a slot must not keep its own rescue waiting
+	judging   *semaphore.Weighted // large files being judged, no more than there are processors: each is done sooner, and so is a mirror found out
+	strict    bool                // Policy.StrictComma
+	strategy  Strategy
+	trace     *Trace
+	healths   healths
 }
 
 // A want is one file to get, and how its bytes are judged.
@@ -42,6 +43,10 @@ type want struct {
 
 	// known reports whether the hash is known, so that parts of different answers may be put together. Nil is never.
 	known func(context.Context) bool
+
+	// inspect, if set, is called once into is full, before judge, for no more files at a time than there are processors. An
+	// error is no mirror's fault and ends the fetch.
+	inspect func(context.Context) error
 
 	// judge decides whether what was received is the file. An error passes the mirror over, a fatalError ends the fetch.
 	judge func(ctx context.Context, m Mirror, data []byte) error
@@ -95,7 +100,7 @@ func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchErr
 			return m, last, err
 		}
 		last = r.attempts[len(t.mirrors)-1]
-		for _, a := range r.attempts {
+		for _, a := range r.attempts { // what failed again in passing is told once
 			if a.Mirror != "" && (n == 0 || a.Kind != Transient) {
 				failed.Attempts = append(failed.Attempts, a)
 			}

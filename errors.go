@@ -19,7 +19,7 @@ import (
 type FetchError struct {
 	Module   module.Version // Version is empty for a list or a query
 	Path     string         // escaped GOPROXY path
-	Attempts []Attempt      // in the order they ended
+	Attempts []Attempt      // in the order of the list; those of a second round behind those of the first
 	Hint     string         // what the user may do; "" if there is nothing to say
 }
 

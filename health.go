@@ -20,6 +20,7 @@ type health struct {
 	wrong   int       // files condemned, and no good one since
 	until   time.Time // passed over until then; then one request is let through to see
 	doomed  bool      // until is because of condemned bytes: an answer alone does not end it
+	odd     time.Time // until then its bytes are not put beside those of others
 	info    MirrorInfo
 	recent  [64]time.Duration // latencies, of which the median is told
 	answers int
@@ -40,10 +41,10 @@ type MirrorInfo struct {
 const (
 	deadPause   = 5 * time.Second
 	doomedPause = time.Minute
-	mostPause   = 10 * time.Minute
-	silentMost  = 3         // answers in a row that are failures, such as a 503, until a mirror counts as dead
-	wrongMost   = 3         // condemned files in a row: an honest mirror may have a broken one
-	rateSample  = 256 << 10 // bytes of a body from which on its rate tells something
+	mostPause   = 10 * time.Minute // and half as long again, by jitter
+	silentMost  = 3                // answers in a row that are failures, such as a 503, until a mirror counts as dead
+	wrongMost   = 3                // condemned files in a row: an honest mirror may have a broken one
+	rateSample  = 64 << 10         // bytes of a body from which on its rate tells something
 )
 
 // healths of all mirrors that were asked.
@@ -191,9 +192,9 @@ func (h *health) pause(first time.Duration, times int) {
 	}
 }
 
-// paused reports whether the mirror is to be passed over if another can be asked. When the pause is over, one caller is let
-// through, and the others wait for what it finds.
-func (h *health) paused() bool {
+// passOver reports whether the mirror is to be passed over if another can be asked. When the pause is over, one caller is let
+// through: who gets false is taken to ask, and the others pass the mirror over for a while longer.
+func (h *health) passOver() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
@@ -204,10 +205,17 @@ func (h *health) paused() bool {
 	return false
 }
 
-func (h *health) hasAnswered() bool {
+// differs notes that the mirror has sent other bytes than the one whose file was good.
+func (h *health) differs() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.answers > 0
+	h.odd = time.Now().Add(doomedPause)
+}
+
+func (h *health) isOdd() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Before(h.odd)
 }
 
 // isDoomed reports whether the mirror's bytes were condemned of late.

@@ -163,6 +163,11 @@ func (c *config) fetcher() (*Fetcher, error) {
 		trace:    f.trace,
 	}
 
+	f.engine.partSlots = f.engine.slots
+	if parts := f.jobs / 4; parts > 1 {
+		f.engine.slots, f.engine.partSlots = semaphore.NewWeighted(int64(f.jobs-parts)), semaphore.NewWeighted(int64(parts))
+	}
+
 	client := first(c.client)
 	if client == nil {
 		client = newHTTPClient()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -36,7 +37,7 @@ const (
 	leastPatience = 500 * time.Millisecond // with a mirror that is asked alone though others are equal to it
 )
 
-// A round asks each mirror of a tier at most once: one after the other, or by the strategy several at the same time.
+// A round goes through the mirrors of a tier: one after the other, or by the strategy several at the same time.
 type round struct {
 	e     *engine
 	t     tier
@@ -44,7 +45,7 @@ type round struct {
 	first bool // there may be another round
 
 	queue    []int        // mirrors still to be asked, by their place in the tier
-	paused   map[int]bool // of these, those that are asked because nobody else is left
+	paused   map[int]bool // by their place, those to be asked only when nobody else is left
 	running  []*attempt   // asked, and not answered yet
 	results  chan *attempt
 	attempts []Attempt // what became of each mirror
@@ -62,25 +63,23 @@ func newRound(e *engine, t tier, w want, first bool) *round {
 		results: make(chan *attempt, len(t.mirrors)), attempts: make([]Attempt, len(t.mirrors))}
 	for i, m := range t.mirrors {
 		r.queue = append(r.queue, i)
-		r.paused[i] = len(t.mirrors) > 1 && e.healths.get(m).paused()
+		r.paused[i] = len(t.mirrors) > 1 && e.healths.get(m).passOver()
 	}
-	rank := func(i int) float64 {
-		if r.paused[i] {
-			return 2
-		}
-		if !t.equal || !w.race {
-			return 0
-		}
+	cost := func(i int) float64 { // seconds that the file will take
 		latency, rate := e.healths.get(t.mirrors[i]).usual()
 		switch {
+		case r.paused[i]:
+			return math.Inf(1)
+		case !t.equal || !w.race:
+			return 0
 		case latency == 0:
-			return 1
+			return math.MaxFloat64 // unknown
 		case w.into != nil && rate > 0:
-			return 1 - 1/(1+zipSize/rate+latency.Seconds())
+			return latency.Seconds() + zipSize/rate
 		}
-		return 1 - 1/(1+latency.Seconds())
+		return latency.Seconds()
 	}
-	slices.SortStableFunc(r.queue, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(r.queue, func(a, b int) int { return cmp.Compare(cost(a), cost(b)) })
 	return r
 }
 
@@ -124,7 +123,7 @@ func (r *round) ask(ctx context.Context) {
 	a := newAttempt(ctx, r.e, r.t.mirrors[place], r.w, Request{Path: r.w.path, Retry: len(r.t.mirrors) == 1 && r.first})
 	a.place, a.others = place, len(r.queue)+len(r.running) > 0
 	if wait := r.patience(a); wait > 0 && wait < a.wait {
-		a.wait = wait
+		a.wait, a.hurried = wait, true
 	}
 	r.running = append(r.running, a)
 	go func() { // ends with the request, at the latest when the attempt is cancelled
@@ -144,7 +143,7 @@ func (r *round) patience(a *attempt) time.Duration {
 	switch {
 	case len(r.t.mirrors) == 1:
 		return 0
-	case r.paused[a.place]:
+	case r.paused[a.place] && r.attempts[a.place].Mirror == "":
 		return pausedTimeout
 	case r.e.strategy.equal && r.t.equal && !r.w.race && r.attempts[a.place].Mirror == "" && len(r.queue) > 0 && !r.paused[r.queue[0]]:
 		latency, _ := a.health.usual()
@@ -202,18 +201,14 @@ func (r *round) take(ctx context.Context, a *attempt) error {
 	if err := r.receive(ctx, a); err != nil {
 		return err
 	}
-	if err := r.e.judging.Acquire(ctx, 1); err != nil {
+	if err := r.inspect(ctx, a); err != nil {
 		return err
-	}
-	defer r.e.judging.Release(1)
-	if a.leave() {
-		return errDoomed
 	}
 	err := r.w.judge(ctx, a.mirror, nil)
 	switch {
 	case err == nil:
 		r.blame(ctx)
-	case KindOf(err) == Corrupt && spliced(r.pieces):
+	case KindOf(err) == Corrupt && spliced(r.pieces, a.mirror):
 		if err := r.suspect(); err != nil {
 			return &fatalError{err}
 		}
@@ -226,12 +221,29 @@ func (r *round) take(ctx context.Context, a *attempt) error {
 
 // served credits those who sent the good file.
 func (r *round) served(a *attempt) {
-	a.health.served(r.w.into != nil)
+	if a.info.Err == nil { // else others have sent what it did not
+		a.health.served(r.w.into != nil)
+	}
 	for i, p := range r.pieces {
-		if p.mirror != a.mirror && !slices.ContainsFunc(r.pieces[:i], func(o piece) bool { return o.mirror == p.mirror }) {
+		if p.mirror != a.mirror && p.to-p.from >= minSegment && !slices.ContainsFunc(r.pieces[:i], func(o piece) bool { return o.mirror == p.mirror }) {
 			r.e.healths.get(p.mirror).served(true)
 		}
 	}
+}
+
+// inspect has a large file looked at, unless its mirror has been found out while it waited for its turn.
+func (r *round) inspect(ctx context.Context, a *attempt) error {
+	if err := r.e.judging.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.e.judging.Release(1)
+	if a.leave() {
+		return errDoomed
+	}
+	if err := r.w.inspect(ctx); err != nil {
+		return &fatalError{err}
+	}
+	return nil
 }
 
 // stop tells all that still run to stop, and waits for it. They have not failed: they may be asked again.
@@ -253,13 +265,15 @@ func (r *round) stop() {
 // note keeps what became of a mirror.
 func (r *round) note(a *attempt, err error) {
 	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
-	if !r.w.race && !r.paused[a.place] && a.wait < headerTimeout && r.attempts[a.place].Mirror == "" && a.resp == nil && last.Kind == Transient {
-		r.queue = append(r.queue, a.place) // it was not waited for long enough to be called dead
+	if a.hurried && a.resp == nil && last.Kind == Transient && !(r.paused[a.place] && r.answered()) {
+		r.queue = append(r.queue, a.place) // it was not waited for long enough to be given up
 	}
 	r.attempts[a.place] = last
 	// A sole mirror has already retried everything up to its header itself.
 	r.again = r.again && last.Kind == Transient && (a.body != nil || len(r.t.mirrors) > 1)
-	if last.Kind == NotFound { // what a dead mirror before it would say changes nothing
-		r.queue = slices.DeleteFunc(r.queue, func(i int) bool { return r.paused[i] && i < a.place })
-	}
+}
+
+// answered reports whether a mirror has said that the file does not exist: then nobody is waited for longer than usual.
+func (r *round) answered() bool {
+	return slices.ContainsFunc(r.attempts, func(a Attempt) bool { return a.Kind == NotFound })
 }

@@ -99,9 +99,8 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 		s.sources[0].fails = maxFails // its file may differ from one request to the next
 	}
 	for _, place := range r.queue {
-		if m := r.t.mirrors[place]; !r.paused[place] {
-			// Whoever has not answered yet may never do so.
-			s.sources = append(s.sources, &source{mirror: m, place: place, slow: !r.e.healths.get(m).hasAnswered()})
+		if !r.paused[place] && !a.health.isOdd() && !r.e.healths.get(r.t.mirrors[place]).isOdd() {
+			s.sources = append(s.sources, &source{mirror: r.t.mirrors[place], place: place})
 		}
 	}
 	err := s.run(ctx, a)
@@ -136,10 +135,10 @@ func (s *splice) run(ctx context.Context, lead *attempt) error {
 			return nil
 		case missing && (s.size < 0 || s.r.whole || s.r.w.known == nil || !s.r.w.known(ctx)):
 			return err
-		case missing && !s.begin(ctx) && running == 0:
-			return err
+		case missing && s.begin(ctx):
+			continue // there may be more
 		case missing && running == 0:
-			continue
+			return err // nobody is left to ask
 		}
 		select {
 		case <-s.wake:
@@ -163,10 +162,10 @@ func (s *splice) begin(ctx context.Context) bool {
 	s.todo = s.todo[1:]
 	p.src.lanes[lane] = true
 	p.a = newAttempt(ctx, s.r.e, src.mirror, s.r.w, Request{Path: s.r.w.path, Offset: p.from, Length: p.to - p.from, ETag: src.etag, Lane: lane})
-	p.a.place, p.a.others = src.place, true
+	p.a.place, p.a.others, p.a.slots = src.place, true, s.r.e.partSlots
 	if s.another(src) {
 		latency, _ := p.a.health.usual()
-		p.a.wait = min(max(partPatience, 4*latency), p.a.wait)
+		p.a.wait, p.a.hurried = min(max(partPatience, 4*latency), p.a.wait), true
 	}
 	s.parts = append(s.parts, p)
 	s.wg.Go(func() {
@@ -238,9 +237,6 @@ func (s *splice) receive(p *part) {
 	}
 	if err == io.EOF {
 		err = nil
-		if s.size < 0 {
-			p.to = p.from
-		}
 	}
 	s.finish(p, err)
 }
@@ -258,6 +254,9 @@ func (s *splice) finish(p *part, err error) {
 	defer s.mu.Unlock()
 	p.src.lanes[p.lane] = false
 	s.parts = slices.DeleteFunc(s.parts, func(o *part) bool { return o == p })
+	if err == nil && s.size < 0 {
+		p.to = p.from // the mirror has said where it ends
+	}
 	if p.sent.to > p.sent.from {
 		s.pieces = append(s.pieces, piece{span: p.sent, mirror: p.src.mirror})
 	}
@@ -348,9 +347,9 @@ func (s *splice) split() bool {
 	return true
 }
 
-// spliced reports whether pieces came from more than one mirror.
-func spliced(pieces []piece) bool {
-	return slices.ContainsFunc(pieces, func(p piece) bool { return p.mirror != pieces[0].mirror })
+// spliced reports whether any piece came from another mirror than the one that began the file.
+func spliced(pieces []piece, lead Mirror) bool {
+	return slices.ContainsFunc(pieces, func(p piece) bool { return p.mirror != lead })
 }
 
 // suspect keeps what each mirror has sent of a condemned file, until the good one is there.
@@ -372,15 +371,16 @@ func (r *round) sum(s span) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// blame holds what each mirror has sent of a condemned file against the good one.
+// blame holds what each mirror has sent of a condemned file against the good one. Who sent other bytes is named, and its
+// bytes are not put beside those of others for a while; it is not condemned, as h1 does not cover how a zip is encoded.
 func (r *round) blame(ctx context.Context) {
 	for _, p := range r.suspects {
 		if sum, err := r.sum(p.span); err != nil || sum == p.sum {
 			continue
 		}
-		err := failf(ErrCorrupt, "bytes %d to %d are not those of the verified file", p.from, p.to)
-		r.e.healths.get(p.mirror).failed(Corrupt, true)
+		err := failf(ErrTransient, "bytes %d to %d are not those of the verified file: wrong, or of another encoding of it", p.from, p.to)
+		r.e.healths.get(p.mirror).differs()
 		r.e.trace.attemptDone(ctx, AttemptInfo{Module: r.w.module, Path: r.w.path, Mirror: p.mirror.String(),
-			Offset: p.from, Bytes: p.to - p.from, Size: -1, Kind: Corrupt, Err: err})
+			Offset: p.from, Size: -1, Kind: KindOf(err), Err: err})
 	}
 }

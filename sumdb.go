@@ -134,6 +134,12 @@ func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error
 		db.begin()
 		defer db.end(ctx)
 		r, err := db.lookup(ctx, m)
+		db.mu.Lock()
+		forked := db.forked // by another lookup in the meantime
+		db.mu.Unlock()
+		if err == nil && forked != nil {
+			return sumRecord{}, forked
+		}
 		if err == nil {
 			db.keep(m, r)
 		}
@@ -268,4 +274,4 @@ func (db *sumDB) end(ctx context.Context) {
 	}
 }
 
-const proveWidth = 8
+const proveWidth = 8 // lookups at a time when records are proven again

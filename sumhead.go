@@ -128,7 +128,7 @@ type headTiles struct {
 	base *sumBase
 }
 
-func (t *headTiles) Height() int { return 8 }
+func (t *headTiles) Height() int { return 8 } // as sumdb.Client has it
 
 func (t *headTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))

@@ -191,7 +191,8 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	return nil
 }
 
-// writeOwn keeps the head in the Cache. What somebody else has put there in the meantime is to be placed.
+// writeOwn keeps the head in the Cache. What somebody else has put there in the meantime is to be placed. Another lookup may
+// have moved the head meanwhile: whoever puts last must put the newest.
 func (s *sumStore) writeOwn(ctx context.Context) {
 	for {
 		there, _ := s.readOwn(ctx)

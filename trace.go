@@ -13,7 +13,7 @@ import (
 // done for several callers: it carries the values of the first of them.
 type Trace struct {
 	AttemptStarted func(context.Context, AttemptInfo) // a mirror is asked for a file
-	AttemptDone    func(context.Context, AttemptInfo) // and has answered, or failed
+	AttemptDone    func(context.Context, AttemptInfo) // and has answered, or failed; once more, with no bytes, for a range that is found wrong later
 	Progress       func(context.Context, AttemptInfo) // bytes so far: at most ten times a second for each file
 	Crossed        func(context.Context, AttemptInfo) // a `,` is crossed because a file was condemned, not absent
 	Cache          func(context.Context, CacheInfo)   // a file was looked for in the cache, or could not be stored

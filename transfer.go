@@ -9,18 +9,22 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // An attempt is one request to one mirror, and the answer to it: bounded, and watched while it is read.
 type attempt struct {
-	e      *engine
-	mirror Mirror
-	health *health
-	w      want
-	req    Request
-	wait   time.Duration // for the header
-	place  int           // of the mirror in its tier
-	others bool          // another mirror can be asked instead
+	e       *engine
+	mirror  Mirror
+	health  *health
+	w       want
+	req     Request
+	wait    time.Duration // for the header
+	slots   *semaphore.Weighted
+	place   int  // of the mirror in its tier
+	others  bool // another mirror can be asked instead
+	hurried bool // wait is less than usual: that there was no answer says little
 
 	ctx     context.Context
 	caller  context.Context
@@ -56,7 +60,7 @@ var (
 )
 
 func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *attempt {
-	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, wait: headerTimeout, release: func() {}}
+	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, slots: e.slots, wait: headerTimeout, release: func() {}}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	if req.Retry {
 		a.wait = retryTimeout
@@ -70,10 +74,10 @@ func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *
 
 // open sends the request and checks the header of the answer. Afterwards err or body is set.
 func (a *attempt) open() {
-	if a.err = a.e.slots.Acquire(a.ctx, 1); a.err != nil {
+	if a.err = a.slots.Acquire(a.ctx, 1); a.err != nil {
 		return
 	}
-	a.release = sync.OnceFunc(func() { a.e.slots.Release(1) })
+	a.release = sync.OnceFunc(func() { a.slots.Release(1) })
 	a.start = time.Now()
 	a.e.trace.attemptStarted(a.caller, a.info)
 	silence := time.AfterFunc(a.wait, func() { a.cancel(failf(ErrTransient, "no answer within %s", a.wait)) })
@@ -101,12 +105,12 @@ func (a *attempt) leave() bool { return a.others && a.w.into != nil && a.health.
 // end closes the answer, notes what the attempt has taught, and returns err in our own words.
 func (a *attempt) end(err error) error {
 	err = a.close(err)
-	if a.start.IsZero() || a.ended { // it never began
+	if a.start.IsZero() || a.ended { // it never began, or has ended: the first sender of a file that others completed
 		return err
 	}
 	a.ended = true
 	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) {
-		a.health.failed(KindOf(err), a.resp != nil || isStatus(err))
+		a.health.failed(KindOf(err), a.resp != nil || isStatus(err) || a.hurried && a.req.Offset > 0)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
 	a.e.trace.attemptDone(a.caller, a.info)
@@ -184,7 +188,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if now.Sub(b.told) >= progressEvery {
 		b.told, a.info.Duration = now, now.Sub(b.start)
-		a.e.trace.progress(a.ctx, a.info)
+		a.e.trace.progress(a.caller, a.info)
 	}
 	switch {
 	case a.resp.Offset+b.n > a.w.limit:

@@ -111,7 +111,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 	defer s.discard()
 	if s.file, err = f.mod.open(proxyPath(m, "zip")); err == nil {
 		// A zip is there, but its tree or hash is not, or this process has not hashed it yet.
-		err := s.judge(ctx, "the cache", nil)
+		err := s.judge(ctx, "the cache")
 		f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "zip"), Hit: err == nil, Err: err})
 		if err == nil {
 			z, err := s.publish(ctx)
@@ -246,15 +246,17 @@ type staging struct {
 	m    module.Version
 	tree bool // wanted
 
-	file   *os.File
-	temp   bool        // file is ours to remove
-	info   fs.FileInfo // of the file before it was hashed: what is written to it later shows
-	dir    string      // the extracted tree; "" if there is none
-	dirs   []string
-	sum    string
-	v      voucher
-	judged bool // the voucher was known, so that an error is a verdict on the bytes
-	mirror string
+	file      *os.File
+	temp      bool        // file is ours to remove
+	info      fs.FileInfo // of the file before it was hashed: what is written to it later shows
+	dir       string      // the extracted tree; "" if there is none
+	dirs      []string
+	sum       string
+	v         voucher
+	archive   *unpack.Archive
+	malformed error // what is wrong with the file
+	judged    bool  // the voucher was known, so that an error is a verdict on the bytes
+	mirror    string
 }
 
 // obtain fills the staging file with bytes that somebody vouches for: from the Cache, else from the mirrors.
@@ -266,7 +268,7 @@ func (s *staging) obtain(ctx context.Context) error {
 			err = s.receive(io.LimitReader(r, maxZip+1))
 			r.Close()
 			if err == nil {
-				err = s.judge(ctx, "the cache", nil)
+				err = s.judge(ctx, "the cache")
 			}
 		}
 		s.f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
@@ -286,8 +288,9 @@ func (s *staging) obtain(ctx context.Context) error {
 			v, err := answer()
 			return err == nil && v.want != ""
 		},
+		inspect: s.inspect,
 		judge: func(ctx context.Context, mirror Mirror, _ []byte) error {
-			err := s.judge(ctx, mirror.String(), answer)
+			err := s.decide(ctx, mirror.String(), answer)
 			if err != nil && !s.judged {
 				return &fatalError{err}
 			}
@@ -320,40 +323,52 @@ func (s *staging) receive(r io.Reader) error {
 // onlyWriter hides os.File's ReadFrom, which would allocate a buffer for each zip.
 type onlyWriter struct{ io.Writer }
 
-// judge checks, hashes and extracts the file, and holds the hash against who vouches for it. After an error no tree is
-// left. A nil answer means to ask now.
-func (s *staging) judge(ctx context.Context, mirror string, answer func() (voucher, error)) (err error) {
+// judge inspects the file, and holds its hash against who vouches for it. After an error no tree is left.
+func (s *staging) judge(ctx context.Context, mirror string) error {
+	if err := s.inspect(ctx); err != nil {
+		return err
+	}
+	return s.decide(ctx, mirror, func() (voucher, error) { return s.f.voucher(ctx, s.m) })
+}
+
+// inspect checks, hashes and extracts the file. An error is the disk's fault, or the caller has left; what is wrong with the
+// file itself waits for the verdict.
+func (s *staging) inspect(ctx context.Context) (err error) {
 	s.judged = false
+	s.dropTree() // of what was condemned before
+	if s.info, err = s.file.Stat(); err != nil {
+		return err
+	}
+	s.archive, s.malformed = unpack.Open(s.file, s.info.Size(), s.m)
+	if s.malformed == nil {
+		s.malformed = s.unpack(ctx, s.archive)
+	}
+	if s.malformed != nil && !errors.Is(s.malformed, unpack.ErrMalformed) {
+		s.dropTree()
+		return diskError(s.m, s.malformed)
+	}
+	return nil
+}
+
+// decide holds what was inspected against who vouches for it.
+func (s *staging) decide(ctx context.Context, mirror string, answer func() (voucher, error)) (err error) {
 	defer func() {
 		if err != nil {
 			s.dropTree()
 		}
 	}()
-	if s.info, err = s.file.Stat(); err != nil {
-		return err
-	}
-	a, unpackErr := unpack.Open(s.file, s.info.Size(), s.m)
-	if unpackErr == nil {
-		unpackErr = s.unpack(ctx, a)
-	}
-	if unpackErr != nil && !errors.Is(unpackErr, unpack.ErrMalformed) {
-		return diskError(s.m, unpackErr) // the disk's fault, or the caller has left
-	}
-	if answer == nil {
-		answer = func() (voucher, error) { return s.f.voucher(ctx, s.m) }
-	}
 	if s.v, err = answer(); err != nil {
 		return err
 	}
 	s.judged = true
-	if unpackErr != nil {
-		return failf(ErrCorrupt, "%v", unpackErr)
+	if s.malformed != nil {
+		return failf(ErrCorrupt, "%v", s.malformed)
 	}
 	if err := s.f.verdict(ctx, s.v, s.m, s.sum, mirror); err != nil {
 		return err
 	}
 	if s.v.unverified != "" {
-		return s.matchGoMod(ctx, a)
+		return s.matchGoMod(ctx, s.archive)
 	}
 	return nil
 }

@@ -33,7 +33,8 @@ project, and else against the checksum database.
   -stagger d        take mirrors joined by | as equal: ask the quicker ones
                     first, and the next one too if there is no answer within d,
                     such as 300ms, or within three times what is usual
-  -race             take them as equal, and ask all of them at once
+  -race             take them as equal, and ask all of them at once; for a zip,
+                    only until it is known which are quick
   -modcache dir     use this module cache instead of GOMODCACHE
   -jobs n           send at most n requests at a time; the default is 64
   -no-extract       leave modules as zip files

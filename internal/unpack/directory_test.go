@@ -6,15 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/modfetch/modfetch/internal/unpack"
+	"golang.org/x/mod/sumdb/dirhash"
 )
 
 // endOf returns the end record of a zip without a comment; writing to it changes the zip.
@@ -50,6 +48,10 @@ func TestEndRecord(t *testing.T) {
 		copy(endOf(data)[at:], value)
 		return data
 	}
+	want, err := dirhash.HashZip(open(t, good).Name(), dirhash.Hash1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	put64 := binary.LittleEndian.PutUint64
 	for _, test := range []struct {
 		name string
@@ -70,11 +72,17 @@ func TestEndRecord(t *testing.T) {
 		{"count far too high", edit(10, 0xfe, 0xff), "malformed"},
 		{"directory too long for the file", edit(12, 0, 0, 0, 1), "malformed"},
 		{"directory too long for anyone", edit(12, 1, 0, 0, 2), "states a central directory of 33554433 bytes"},
+		{"directory said to lie further on", edit(16, 0, 0, 0, 1), "does not lie where"},
 		{"directory too short", edit(12, 1, 0, 0, 0), ""}, // where the offset says, there is one,
 
 		{"zip64", as64(good, nil), ""},
 		{"zip64 with a comment", withComment(as64(good, nil), "some comment"), ""},
 		{"zip64 by its count alone", as64(good, func(_, _, end []byte) { copy(end[12:20], endOf(good)[12:20]) }), ""},
+		{"zip64 by its offset alone", as64(good, func(_, _, end []byte) { copy(end[8:16], endOf(good)[8:16]) }), ""},
+		{"zip64 by a directory size of 4 GiB, which is no sign", as64(good, func(_, _, end []byte) {
+			copy(end[8:12], endOf(good)[8:12])
+			copy(end[16:], endOf(good)[16:20])
+		}), "states a central directory of 4294967295 bytes"},
 		{"zip64 by a directory size of 65535", as64(good, func(_, _, end []byte) {
 			copy(end[8:20], endOf(good)[8:20])
 			copy(end[12:], "\xff\xff\x00\x00")
@@ -101,16 +109,13 @@ func TestEndRecord(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := open(t, test.data)
-			a, err := unpack.Open(f, int64(len(test.data)), moduleM)
+			a, err := openChecked(t, f, int64(len(test.data)), moduleM)
 			switch {
 			case test.want == "" && err != nil:
 				t.Errorf("refused: %v", err)
 			case test.want == "":
-				if dirs := a.Dirs(); len(dirs) != 1 || dirs[0] != "a" {
-					t.Errorf("directories %q", dirs)
-				}
-				if _, err := a.Hash(t.Context(), newSlots(t)); err != nil {
-					t.Error(err)
+				if sum, err := a.Hash(t.Context(), newSlots(t)); sum != want {
+					t.Errorf("sum %s, %v, want %s", sum, err, want)
 				}
 			case !errors.Is(err, unpack.ErrMalformed) || !strings.Contains(err.Error(), test.want):
 				t.Errorf("error %v, want ErrMalformed that says %q", err, test.want)
@@ -183,7 +188,7 @@ func TestDirectoryBombs(t *testing.T) {
 			size := sizeOf(t, f)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := unpack.Open(f, size, moduleM)
+			_, err := openChecked(t, f, size, moduleM)
 			runtime.ReadMemStats(&after)
 			if !errors.Is(err, unpack.ErrMalformed) {
 				t.Errorf("error %v, want ErrMalformed", err)
@@ -197,93 +202,107 @@ func TestDirectoryBombs(t *testing.T) {
 	}
 }
 
-// TestDirectoryMemory measures what directories within the bounds cost. Each runs in a process of its own, so that its
-// heap is that of Open alone.
-func TestDirectoryMemory(t *testing.T) {
-	const childVar = "MODFETCH_TEST_ZIP"
-	if name := os.Getenv(childVar); name != "" {
-		openInChild(t, name)
-		return
-	}
-	const most = unpack.MaxEntries
-	const longest = unpack.MaxDirectory/most - 46 // bytes of a name
-	for _, test := range []struct {
-		name    string
-		entries int
-		entry   func(int) string
-		limit   int // MiB
-	}{
-		{"most entries", most, func(i int) string { return in + strconv.Itoa(i) }, 128},
-		{"long names", most / 8, func(i int) string { return fmt.Sprintf("%s%0*d", in, 8*longest-len(in), i) }, 256},
-		{"names against the rules", most, func(int) string { return strings.Repeat("*", longest) }, 320},
-		{"many directories", 1 << 15, func(i int) string { return fmt.Sprint(in, i, strings.Repeat("/a", 80)) }, 256},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := writeDirectory(t, test.entries, test.entry, func(size int) []byte { return endRecord(test.entries, size, 0) })
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDirectoryMemory$")
-			cmd.Env = append(os.Environ(), childVar+"="+f.Name(), "GORACE=atexit_sleep_ms=0")
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			var heap, text int
-			_, report, _ := strings.Cut(string(out), "report: ")
-			if _, err := fmt.Sscanf(report, "heap %d error %d", &heap, &text); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			t.Logf("%d MiB of memory for a file of %d MiB", heap>>20, sizeOf(t, f)>>20)
-			if heap > test.limit<<20 {
-				t.Errorf("more than %d MiB", test.limit)
-			}
-			if text > 8<<10 {
-				t.Errorf("the error is a text of %d bytes", text)
-			}
-		})
-	}
-}
-
-func openInChild(t *testing.T, name string) {
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = unpack.Open(f, sizeOf(t, f), moduleM)
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	fmt.Printf("report: heap %d error %d\n", m.HeapSys, len(text))
-}
-
-// TestNamesOfManyDirectories tries a name of 16 kB, which takes time that grows with the square of its length to check.
-func TestNamesOfManyDirectories(t *testing.T) {
-	f := writeDirectory(t, 1, func(int) string { return in + strings.Repeat("a/", 8000) + "a" },
-		func(size int) []byte { return endRecord(1, size, 0) })
-	if _, err := unpack.Open(f, sizeOf(t, f), moduleM); !errors.Is(err, unpack.ErrMalformed) {
-		t.Errorf("error %v, want ErrMalformed", err)
+// TestLongNames tries the longest name that is accepted, and one that is longer by a byte.
+func TestLongNames(t *testing.T) {
+	for n, want := range map[int]string{4096: "", 4097: "a name of 4097 bytes"} {
+		f := writeDirectory(t, 1, func(int) string { return in + strings.Repeat("a", n-len(in)) },
+			func(size int) []byte { return endRecord(1, size, 0) })
+		_, err := unpack.Open(f, sizeOf(t, f), moduleM)
+		if want == "" && err != nil || want != "" && (!errors.Is(err, unpack.ErrMalformed) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("error %v, want one that says %q", err, want)
+		}
 	}
 }
 
 // TestErrorTextIsTame shows that names from the zip reach no terminal as they are.
 func TestErrorTextIsTame(t *testing.T) {
 	f := open(t, writeZip(t, entry{name: "\x1b[2J\u202e", stored: true}, entry{name: in + "a\nb", stored: true}))
-	_, err := unpack.Open(f, sizeOf(t, f), moduleM)
+	_, err := openChecked(t, f, sizeOf(t, f), moduleM)
 	if err == nil || strings.ContainsAny(err.Error(), "\x1b\u202e") || strings.Contains(err.Error(), "a\nb") {
 		t.Errorf("error %q", err)
 	}
 }
 
-// TestAcceptedDirectories shows that archive/zip reads all of the largest directory that is accepted.
-func TestAcceptedDirectories(t *testing.T) {
-	f := writeDirectory(t, unpack.MaxEntries, func(int) string { return "" },
-		func(size int) []byte { return endRecord(unpack.MaxEntries, size, 0) })
-	if err := unpack.CheckDirectory(f, sizeOf(t, f)); err != nil {
-		t.Fatal(err)
+// TestDirectoriesInPieces shows that whole directories are read, as archive/zip reads them.
+func TestDirectoriesInPieces(t *testing.T) {
+	longest := func(i int) []byte {
+		h := directoryHeader(fmt.Sprintf("%04096d", i))
+		binary.LittleEndian.PutUint16(h[30:], 0xffff)
+		binary.LittleEndian.PutUint16(h[32:], 0xffff)
+		return append(h, make([]byte, 2*0xffff)...)
 	}
-	z, err := zip.NewReader(f, sizeOf(t, f))
-	if err != nil || len(z.File) != unpack.MaxEntries {
-		t.Fatalf("archive/zip: %v", err)
+	for _, test := range []struct {
+		name    string
+		entries int
+		header  func(int) []byte
+	}{
+		{"most entries", unpack.MaxEntries, func(int) []byte { return directoryHeader("") }},
+		{"longest names", 500, func(i int) []byte { return directoryHeader(fmt.Sprintf("%04096d", i)) }},
+		{"names of many lengths", 20_000, func(i int) []byte { return directoryHeader(strings.Repeat("x", i%1000)) }},
+		{"longest headers", 9, longest},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var data bytes.Buffer
+			for i := range test.entries {
+				data.Write(test.header(i))
+			}
+			data.Write(endRecord(test.entries, data.Len(), 0))
+			r := bytes.NewReader(data.Bytes())
+			a, err := unpack.Unchecked(r, r.Size(), moduleM)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := a.Entries()
+			if err != nil {
+				t.Fatal(err)
+			}
+			z, err := zip.NewReader(r, r.Size())
+			if err != nil {
+				t.Fatal(err)
+			}
+			same := func(a, b *zip.File) bool {
+				return a.Name == b.Name && a.Comment == b.Comment && string(a.Extra) == string(b.Extra)
+			}
+			if len(got) != test.entries || !slices.EqualFunc(got, z.File, same) {
+				t.Errorf("%d entries are read; archive/zip reads %d, want the same", len(got), len(z.File))
+			}
+		})
+	}
+}
+
+// TestLongDirectory tries a directory that is only long.
+func TestLongDirectory(t *testing.T) {
+	header := directoryHeader(in + "a")
+	binary.LittleEndian.PutUint16(header[32:], 0xffff)
+	header = append(header, make([]byte, 0xffff)...)
+	n := unpack.MaxDirectory/len(header) + 1
+	data := append(bytes.Repeat(header, n), endRecord(n, 0, 0)...)
+	_, err := unpack.Open(bytes.NewReader(data), int64(len(data)), moduleM)
+	if !errors.Is(err, unpack.ErrMalformed) || !strings.Contains(err.Error(), "goes on beyond") {
+		t.Errorf("error %v, want ErrMalformed that says that it goes on", err)
+	}
+}
+
+// TestMemoryBound tries directories that would take somewhat less, and somewhat more, memory than is there for them.
+func TestMemoryBound(t *testing.T) {
+	const entries = unpack.MaxMemory / 4096
+	for _, test := range []struct {
+		name  string
+		entry func(int) string
+		want  string
+	}{
+		{"names", func(i int) string { return fmt.Sprint(in, i, strings.Repeat("x", 3800)) }, ""},
+		{"longer names", func(i int) string { return fmt.Sprint(in, i, strings.Repeat("x", 4000)) }, "too much memory"},
+		{"directories", func(i int) string { return fmt.Sprint(in, i, strings.Repeat("/a", 90)) }, ""},
+		{"more directories", func(i int) string { return fmt.Sprint(in, i, strings.Repeat("/a", 100)) }, "too much memory"},
+		{"the same directories", func(i int) string { return fmt.Sprint(in, strings.Repeat("a/", 100), i) }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := writeDirectory(t, entries, test.entry, func(size int) []byte { return endRecord(entries, size, 0) })
+			_, err := unpack.Open(f, sizeOf(t, f), moduleM)
+			if test.want == "" && err != nil || test.want != "" && (!errors.Is(err, unpack.ErrMalformed) || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("error %v, want one that says %q", err, test.want)
+			}
+		})
 	}
 }

@@ -2,6 +2,8 @@ package unpack
 
 import (
 	"archive/zip"
+	"context"
+	"io"
 
 	"golang.org/x/mod/module"
 )
@@ -10,13 +12,44 @@ import (
 const (
 	MaxDirectory = maxDirectory
 	MaxEntries   = maxEntries
+	MaxMemory    = maxMemory
 )
 
-// CheckDirectory is what Open runs before archive/zip.
-var CheckDirectory = checkDirectory
-
-// Unchecked makes an Archive of a zip that need not keep any rule, and whose tree has the given directories.
-func Unchecked(z *zip.Reader, m module.Version, dirs ...string) *Archive {
-	z.RegisterDecompressor(zip.Deflate, inflate)
-	return &Archive{prefix: m.String() + "/", zip: z, dirs: dirs}
+// CheckDirectory is what Open runs before it uses memory for the entries.
+func CheckDirectory(r io.ReaderAt, size int64) error {
+	_, err := findDirectory(r, size, "")
+	return err
 }
+
+// Entries returns what a reader reads.
+func (a *Archive) Entries() (all []*zip.File, err error) {
+	for r := a.read(); ; {
+		e, err := r.next()
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e.File)
+	}
+}
+
+// Check is what Hash and Extract do before they inflate anything.
+func (a *Archive) Check(ctx context.Context) error { return a.check(ctx) }
+
+// Unchecked makes an Archive of a zip that need not keep any rule.
+func Unchecked(r io.ReaderAt, size int64, m module.Version) (*Archive, error) {
+	prefix := m.String() + "/"
+	dir, err := findDirectory(r, size, prefix)
+	return &Archive{prefix, dir}, err
+}
+
+// Memory is what archives share.
+var Memory = memory
+
+// Inflate is what archive/zip is given to inflate entries with.
+var Inflate = inflate
+
+// Fold gives names that differ only in case one spelling.
+var Fold = fold

@@ -6,7 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/modfetch/modfetch/internal/unpack"
@@ -24,6 +27,8 @@ func seeds(t testing.TB) [][]byte {
 		as64(plain, nil), as64(dirs, nil),
 		withComment(plain, "a comment"),
 		append([]byte("prepended"), plain...),
+		described(t, in+"go.mod", in+"A/b.go", in+"a/c.go"),
+		slices.Concat(plain[:len(plain)-22], make([]byte, 9), plain[len(plain)-22:]),
 	}
 }
 
@@ -38,28 +43,33 @@ func check(t *testing.T, name string, data []byte) {
 	}
 	defer f.Close()
 	size := int64(len(data))
-	refused := unpack.CheckDirectory(f, size)
-
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	a, err := unpack.Open(f, size, moduleM)
+	a, err := openChecked(t, f, size, moduleM)
 	runtime.ReadMemStats(&after)
 	// For each byte of the directory there are a few of memory, and some are needed for any file.
 	if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20+64*uint64(size) {
 		t.Errorf("Open allocates %d bytes for a file of %d", n, size)
 	}
-	if refused == nil {
-		if z, err := zip.NewReader(f, size); err == nil && len(z.File) > unpack.MaxEntries {
-			t.Errorf("archive/zip reads %d entries", len(z.File))
-		}
-	} else if err == nil {
-		t.Errorf("accepted in spite of %v", refused)
+	z, theirs := zip.NewReader(f, size)
+	if theirs == nil {
+		_, theirs = modzip.CheckZip(moduleM, name)
 	}
 	if err != nil {
 		if !errors.Is(err, unpack.ErrMalformed) {
 			t.Errorf("error %v is not ErrMalformed", err)
 		}
+		if _, damaged := dirhash.HashZip(name, dirhash.Hash1); theirs == nil && damaged == nil && !stricter(err) {
+			t.Errorf("refused: %v", err)
+		}
 		return
+	}
+	if theirs != nil {
+		t.Fatalf("accepted, but x/mod has %v", theirs)
+	}
+	got, err := a.Entries()
+	if err != nil || !slices.EqualFunc(got, z.File, func(a, b *zip.File) bool { return reflect.DeepEqual(a.FileHeader, b.FileHeader) }) {
+		t.Errorf("%d entries are read, %v; archive/zip has %d", len(got), err, len(z.File))
 	}
 
 	slots := semaphore.NewWeighted(2)
@@ -88,12 +98,36 @@ func check(t *testing.T, name string, data []byte) {
 	}
 }
 
+// stricter reports whether a zip was refused by a rule that x/mod does not have.
+func stricter(err error) bool {
+	for _, rule := range []string{"overlap", "does not lie", "cut short", "at most"} {
+		if strings.Contains(err.Error(), rule) {
+			return true
+		}
+	}
+	return false
+}
+
 func FuzzOpen(f *testing.F) {
 	for _, seed := range seeds(f) {
 		f.Add(seed)
 	}
 	name := filepath.Join(f.TempDir(), "fuzz.zip")
 	f.Fuzz(func(t *testing.T, data []byte) { check(t, name, data) })
+}
+
+// FuzzNames holds lists of names, one a line, against x/mod.
+func FuzzNames(f *testing.F) {
+	f.Add("a/b.go\na/c/d.go\nGO.MOD")
+	f.Add("a/B\nA/c\nk\n\u212a\n\u017f\nSS\nß")
+	f.Add("a\na/\na/b/\na/b\n\n/\n../x\ncon.txt")
+	f.Fuzz(func(t *testing.T, text string) {
+		var entries []entry
+		for name := range strings.SplitSeq(text, "\n") {
+			entries = append(entries, entry{name: in + name, stored: true})
+		}
+		verdict(t, writeZip(t, entries...), moduleM)
+	})
 }
 
 // TestMutatedZips is what a fuzzer does, in little and always the same.

@@ -3,83 +3,66 @@
 package unpack
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"unicode"
 
-	"github.com/klauspost/compress/flate"
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 )
 
-// An Archive is a module zip whose central directory keeps all rules for module zips. Its contents have not been
-// verified: compare the sum that Hash or Extract returns before they are used.
+// An Archive is a module zip whose central directory is within the bounds. It keeps no more of the zip than where that
+// directory lies: whatever needs the entries reads them anew, a piece at a time.
 type Archive struct {
 	prefix string // "path@version/"
-	zip    *zip.Reader
-	dirs   []string // of the tree, parents first, without the root
+	dir    *directory
 }
 
-// ErrMalformed is what Open's errors, and errors about an entry's data, satisfy.
+// ErrMalformed is what errors about the zip satisfy, as opposed to those of the disk.
 var ErrMalformed = errors.New("malformed module zip")
 
-// Open checks the module zip in the named file: the bounds on its central directory before anything is allocated for its
-// entries, then names, sizes and the place of go.mod by the rules of [golang.org/x/mod/zip]. f must be that very file.
-func Open(f *os.File, size int64, m module.Version) (*Archive, error) {
-	if err := checkDirectory(f, size); err != nil {
+// Open finds the central directory of a module zip, and checks the bounds on it.
+func Open(r io.ReaderAt, size int64, m module.Version) (*Archive, error) {
+	if canonical := module.CanonicalVersion(m.Version); canonical != m.Version {
+		return nil, malformed(fmt.Errorf("version %s is not canonical, as %s is", m.Version, canonical))
+	}
+	if err := module.Check(m.Path, m.Version); err != nil {
 		return nil, malformed(err)
 	}
-	checked, err := modzip.CheckZip(m, f.Name())
-	switch {
-	case err != nil:
-		return nil, malformed(err)
-	case checked.SizeError != nil:
-		return nil, malformed(checked.SizeError)
-	case len(checked.Invalid) > 0: // one of perhaps very many
-		return nil, malformed(checked.Invalid[0])
+	if size > modzip.MaxZipFile {
+		return nil, malformed(fmt.Errorf("it is too large: %d bytes; at most %d are accepted", size, modzip.MaxZipFile))
 	}
-	z, err := zip.NewReader(f, size)
+	prefix := m.String() + "/"
+	dir, err := findDirectory(r, size, prefix)
 	if err != nil {
 		return nil, malformed(err)
 	}
-	z.RegisterDecompressor(zip.Deflate, inflate)
-	a := &Archive{prefix: m.String() + "/", zip: z}
-	seen := map[string]bool{".": true}
-	for _, e := range z.File {
-		if strings.HasSuffix(e.Name, "/") {
-			continue // the go command makes no directories but those of files
-		}
-		var missing []string
-		for dir := path.Dir(a.name(e)); !seen[dir]; dir = path.Dir(dir) {
-			seen[dir] = true
-			missing = append(missing, dir)
-		}
-		slices.Reverse(missing)
-		a.dirs = append(a.dirs, missing...)
-	}
-	return a, nil
+	return &Archive{prefix, dir}, nil
 }
 
-// malformed blames the zip, unless it is the disk that could not be read.
+// read starts to read the entries.
+func (a *Archive) read() *reader { return &reader{dir: a.dir} }
+
+// malformed blames the zip, unless the disk is at fault. That a name is too long for the disk is the zip's fault.
 func malformed(err error) error {
 	var disk syscall.Errno
-	if errors.As(err, &disk) && disk != syscall.EINVAL { // which is what an offset beyond all numbers gives
+	switch {
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		err = fmt.Errorf("%w: %w", syscall.ENAMETOOLONG, err)
+	case errors.As(err, &disk):
 		return err
 	}
 	return fmt.Errorf("%w: %s", ErrMalformed, tame(err.Error()))
@@ -99,108 +82,93 @@ func tame(s string) string {
 const maxText = 640 // bytes of an error
 
 // name returns an entry's slash-separated path in the tree.
-func (a *Archive) name(e *zip.File) string { return strings.TrimPrefix(e.Name, a.prefix) }
-
-// Dirs lists the directories of the tree below its root, parents first.
-func (a *Archive) Dirs() []string { return a.dirs }
+func (a *Archive) name(e entry) string { return strings.TrimPrefix(e.Name, a.prefix) }
 
 // GoMod returns the root go.mod file, and whether there is one.
 func (a *Archive) GoMod() (data []byte, ok bool, err error) {
-	for _, e := range a.zip.File {
-		if a.name(e) == "go.mod" {
-			var buf bytes.Buffer
-			_, err := a.read(context.Background(), e, &buf, make([]byte, 32<<10)) // 16 MiB at most
-			return buf.Bytes(), true, err
+	for r := a.read(); ; {
+		e, err := r.next()
+		switch {
+		case err == io.EOF:
+			return nil, false, nil
+		case err != nil:
+			return nil, false, malformed(err)
+		case a.name(e) != "go.mod":
+		case e.UncompressedSize64 > modzip.MaxGoMod:
+			return nil, true, malformed(errors.New("its go.mod file is too large"))
+		default:
+			data := bytes.NewBuffer(make([]byte, 0, e.UncompressedSize64))
+			_, err := a.inflate(context.Background(), e, data, make([]byte, 32<<10))
+			return data.Bytes(), true, err
 		}
 	}
-	return nil, false, nil
 }
 
-// Hash returns the h1: sum of the archive. Slots bounds the goroutines that inflate, over all archives that share it.
+// Hash returns the h1: sum of the archive, if it keeps all rules for module zips. The contents have not been verified before
+// somebody vouches for that sum. Slots bounds the goroutines that inflate, over all archives that share it.
 func (a *Archive) Hash(ctx context.Context, slots *semaphore.Weighted) (string, error) {
 	return a.pass(ctx, slots, nil)
 }
 
-// Extract writes the tree into an existing empty directory and returns the h1: sum of the archive. The tree is not to be
-// trusted before that sum is. Files get mode 0444, whatever the archive says.
+// Extract is Hash that also writes the tree into an existing empty directory, once the rules are checked. Files get mode 0444,
+// whatever the archive says, and there are no directories but those of files.
 func (a *Archive) Extract(ctx context.Context, slots *semaphore.Weighted, dir string) (string, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
-	for _, d := range a.dirs {
-		if err := root.Mkdir(d, 0o777); err != nil {
-			return "", err
-		}
-	}
 	return a.pass(ctx, slots, root)
 }
 
-// batch is how many compressed bytes a worker takes on while it holds a slot.
-const batch = 256 << 10
+// memory bounds what the archives of this process take together, as directory.memory has it: large ones wait for one
+// another. The garbage collector may double it.
+var memory = semaphore.NewWeighted(maxMemory)
 
-// pass inflates every entry once. Workers take entries in order from a shared counter.
+// pass checks the rules, and then inflates every entry once. Workers take entries in order from a shared listing.
 func (a *Archive) pass(ctx context.Context, slots *semaphore.Weighted, root *os.Root) (string, error) {
-	sums := make([][sha256.Size]byte, len(a.zip.File))
-	var next atomic.Int64
+	if err := memory.Acquire(ctx, a.dir.memory()); err != nil {
+		return "", context.Cause(ctx)
+	}
+	defer memory.Release(a.dir.memory())
+	if err := a.check(ctx); err != nil {
+		return "", err
+	}
+	l := a.list()
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), len(a.zip.File)) {
+	for range min(runtime.GOMAXPROCS(0), a.dir.entries) {
 		g.Go(func() error {
-			w := worker{archive: a, root: root, buf: buffers.Get().(*[]byte)}
-			defer buffers.Put(w.buf)
+			w := worker{archive: a, list: l, root: root}
 			defer w.close()
 			for {
 				if err := slots.Acquire(ctx, 1); err != nil {
 					return context.Cause(ctx)
 				}
-				for n := int64(0); n < batch; {
-					i := int(next.Add(1)) - 1
-					if i >= len(a.zip.File) {
-						slots.Release(1)
-						return nil
-					}
-					e := a.zip.File[i]
-					sum, err := w.entry(ctx, e)
-					if err != nil {
-						slots.Release(1)
-						return err
-					}
-					sums[i] = sum
-					n += int64(e.CompressedSize64) + 1<<10
-				}
+				err := w.batch(ctx)
 				slots.Release(1)
+				if err == io.EOF {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
 			}
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return "", err
 	}
-	return a.h1(sums), nil
+	return l.h1(), nil
 }
 
-// h1 combines the hashes of the entries by Hash1 of [golang.org/x/mod/sumdb/dirhash].
-func (a *Archive) h1(sums [][sha256.Size]byte) string {
-	order := make([]int, len(sums))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int { return strings.Compare(a.zip.File[i].Name, a.zip.File[j].Name) })
-	h := sha256.New()
-	for _, i := range order {
-		fmt.Fprintf(h, "%x  %s\n", sums[i], a.zip.File[i].Name)
-	}
-	return "h1:" + base64.StdEncoding.EncodeToString(h.Sum(nil))
-}
-
-// A worker writes entries one after the other. It keeps the last directory open, because neighbours in a zip mostly
+// A worker inflates entries one after the other. It keeps the last directory open, because neighbours in a zip mostly
 // share one.
 type worker struct {
 	archive *Archive
+	list    *listing
 	root    *os.Root // nil if no tree is wanted
 	dir     *os.Root
 	dirName string
-	buf     *[]byte
 }
 
 func (w *worker) close() {
@@ -209,43 +177,74 @@ func (w *worker) close() {
 	}
 }
 
-func (w *worker) entry(ctx context.Context, e *zip.File) (sum [sha256.Size]byte, err error) {
+// batchLen is how many compressed bytes a worker takes on while it holds a slot.
+const batchLen = 256 << 10
+
+// batch returns io.EOF if there are no more entries.
+func (w *worker) batch(ctx context.Context) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for n := int64(0); n < batchLen; {
+		i, e, err := w.list.next()
+		if err == io.EOF {
+			return err
+		}
+		if err != nil {
+			return malformed(err)
+		}
+		if w.list.sums[i], err = w.entry(ctx, e, *buf); err != nil {
+			return err
+		}
+		n += int64(e.CompressedSize64) + 1<<10
+	}
+	return nil
+}
+
+func (w *worker) entry(ctx context.Context, e entry, buf []byte) (sum [sha256.Size]byte, err error) {
 	name := w.archive.name(e)
 	if w.root == nil || strings.HasSuffix(name, "/") || name == "" {
-		return w.archive.read(ctx, e, io.Discard, *w.buf)
+		return w.archive.inflate(ctx, e, io.Discard, buf)
 	}
 	if dir := path.Dir(name); w.dir == nil || dir != w.dirName {
-		w.close()
-		if w.dir, err = w.root.OpenRoot(dir); err != nil {
-			return sum, err
+		if err := w.enter(dir); err != nil {
+			return sum, malformed(err)
 		}
-		w.dirName = dir
 	}
 	f, err := w.dir.OpenFile(path.Base(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
-		return sum, err
+		return sum, malformed(err)
 	}
-	sum, err = w.archive.read(ctx, e, f, *w.buf)
+	sum, err = w.archive.inflate(ctx, e, f, buf)
 	return sum, errors.Join(err, f.Close())
 }
 
-// read inflates one entry into dst and returns its hash.
-func (a *Archive) read(ctx context.Context, e *zip.File, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
+// enter opens a directory of the tree, and makes it if it is the first to do so.
+func (w *worker) enter(dir string) error {
+	w.close()
+	d, err := w.root.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := w.root.MkdirAll(dir, 0o777); err != nil {
+			return err
+		}
+		d, err = w.root.OpenRoot(dir)
+	}
+	w.dir, w.dirName = d, dir
+	return err
+}
+
+// inflate writes one entry into dst and returns its hash.
+func (a *Archive) inflate(ctx context.Context, e entry, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
 	r, err := e.Open()
 	if err != nil {
-		return sum, malformed(fmt.Errorf("%s: %w", e.Name, err))
+		return sum, e.malformed(err)
 	}
 	defer r.Close()
 	h := sha256.New()
-	left := int64(e.UncompressedSize64)
 	for {
 		if ctx.Err() != nil {
 			return sum, context.Cause(ctx)
 		}
-		n, err := r.Read(buf)
-		if left -= int64(n); left < 0 {
-			return sum, malformed(fmt.Errorf("%s: more data than its %d declared bytes", e.Name, e.UncompressedSize64))
-		}
+		n, err := r.Read(buf) // which fails at the first byte beyond the declared size
 		h.Write(buf[:n])
 		if _, err := dst.Write(buf[:n]); err != nil {
 			return sum, err
@@ -255,41 +254,9 @@ func (a *Archive) read(ctx context.Context, e *zip.File, dst io.Writer, buf []by
 			return sum, nil
 		}
 		if err != nil {
-			return sum, malformed(fmt.Errorf("%s: %w", e.Name, err))
+			return sum, e.malformed(err)
 		}
 	}
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
-
-// inflaters pools decompressors: each holds some 40 KiB that a module of small files would allocate thousands of times.
-var inflaters sync.Pool
-
-func inflate(r io.Reader) io.ReadCloser {
-	d, _ := inflaters.Get().(io.ReadCloser)
-	if d == nil {
-		d = flate.NewReader(r)
-	} else {
-		d.(flate.Resetter).Reset(r, nil)
-	}
-	return &inflater{d}
-}
-
-type inflater struct{ io.ReadCloser }
-
-func (i *inflater) Read(p []byte) (int, error) {
-	if i.ReadCloser == nil {
-		return 0, errors.New("read after close")
-	}
-	return i.ReadCloser.Read(p)
-}
-
-func (i *inflater) Close() error {
-	if i.ReadCloser == nil {
-		return nil
-	}
-	err := i.ReadCloser.Close()
-	inflaters.Put(i.ReadCloser)
-	i.ReadCloser = nil
-	return err
-}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/module"
 )
 
@@ -83,6 +84,15 @@ func open(t testing.TB, data []byte) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// openChecked opens a zip and holds it against the rules.
+func openChecked(t testing.TB, f *os.File, size int64, m module.Version) (*unpack.Archive, error) {
+	a, err := unpack.Open(f, size, m)
+	if err == nil {
+		err = a.Check(t.Context())
+	}
+	return a, err
 }
 
 // directoryHeader returns the header of an entry in a central directory, without anything but a name.
