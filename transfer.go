@@ -110,7 +110,7 @@ func (a *attempt) end(err error) error {
 	}
 	a.ended = true
 	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) {
-		a.health.failed(KindOf(err), a.resp != nil || isStatus(err) || a.hurried && a.req.Offset > 0)
+		a.health.failed(KindOf(err), a.resp != nil || isStatus(err) || a.hurried)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
 	a.e.trace.attemptDone(a.caller, a.info)
