@@ -236,7 +236,7 @@ printf 'https://corp.test:8443\n\nX-Token: s3cret\n\n'`)
 		"git":     {"git " + gitDir(t, gitHelper), gitHelper, "get\nstore\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const many = 64
+			const many = 32
 			if c.n == nil { // all are refused before git is asked
 				var refused sync.WaitGroup
 				refused.Add(many)
