@@ -238,13 +238,7 @@ func emptyEntries(n, stated int) func(module.Version) []byte {
 	return func(module.Version) []byte {
 		header := make([]byte, 46)
 		copy(header, "PK\x01\x02")
-		var z rawZip
-		z.directory.Write(bytes.Repeat(header, n))
-		data := z.bytes()
-		end := data[len(data)-endLen:]
-		binary.LittleEndian.PutUint64(end[32:], uint64(stated))
-		binary.LittleEndian.PutUint64(end[40:], uint64(stated*len(header)))
-		return data
+		return append(bytes.Repeat(header, n), endRecords(n*len(header), stated, stated*len(header), 0)...)
 	}
 }
 
@@ -343,18 +337,23 @@ func (z *rawZip) list(e rawEntry, at int) {
 	z.entries++
 }
 
-const endLen = 56 + 20 + 22
-
-// bytes returns the zip, with the end records of zip64.
 func (z *rawZip) bytes() []byte {
-	end := make([]byte, endLen)
+	at := z.data.Len()
+	z.data.Write(z.directory.Bytes())
+	z.data.Write(endRecords(z.data.Len(), z.entries, z.directory.Len(), at))
+	return z.data.Bytes()
+}
+
+// endRecords returns the end records of a zip64 archive that follow at a place, and what they state of the directory.
+func endRecords(at, entries, length, offset int) []byte {
+	end := make([]byte, 56+20+22)
 	copy(end, "PK\x06\x06")
-	binary.LittleEndian.PutUint64(end[32:], uint64(z.entries))
-	binary.LittleEndian.PutUint64(end[40:], uint64(z.directory.Len()))
-	binary.LittleEndian.PutUint64(end[48:], uint64(z.data.Len()))
+	binary.LittleEndian.PutUint64(end[32:], uint64(entries))
+	binary.LittleEndian.PutUint64(end[40:], uint64(length))
+	binary.LittleEndian.PutUint64(end[48:], uint64(offset))
 	copy(end[56:], "PK\x06\x07")
-	binary.LittleEndian.PutUint64(end[64:], uint64(z.data.Len()+z.directory.Len()))
+	binary.LittleEndian.PutUint64(end[64:], uint64(at))
 	end[72] = 1 // disk
 	copy(end[76:], "PK\x05\x06\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
-	return slices.Concat(z.data.Bytes(), z.directory.Bytes(), end)
+	return end
 }

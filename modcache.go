@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -243,9 +242,8 @@ func (c *modCache) clearPartial(m module.Version) error {
 	return nil
 }
 
-// publishTree gives a verified tree its final name and takes the write permission from its directories, which are listed
-// parents first. m's lock is held.
-func (c *modCache) publishTree(m module.Version, staged string, dirs []string) error {
+// publishTree gives a verified tree its final name and takes the write permission from its directories. m's lock is held.
+func (c *modCache) publishTree(m module.Version, staged string) error {
 	tree, partial := c.tree(m), c.file(proxyPath(m, "partial"))
 	if staged != tree {
 		if err := c.distrust(m); err != nil {
@@ -261,12 +259,14 @@ func (c *modCache) publishTree(m module.Version, staged string, dirs []string) e
 	if c.rw {
 		return nil
 	}
-	for _, dir := range slices.Backward(append([]string{"."}, dirs...)) {
-		dir = filepath.Join(tree, filepath.FromSlash(dir))
-		if info, err := os.Lstat(dir); err == nil {
-			os.Chmod(dir, info.Mode()&^0o222) // best effort, as a guard against accidents only
+	filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			if info, err := d.Info(); err == nil {
+				os.Chmod(path, info.Mode()&^0o222) // best effort, as a guard against accidents only
+			}
 		}
-	}
+		return nil
+	})
 	return nil
 }
 

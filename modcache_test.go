@@ -162,7 +162,7 @@ func publish(t *testing.T, c *modCache, m module.Version, zipName string) (sum s
 	if sum, err = a.Extract(t.Context(), semaphore.NewWeighted(2), tree); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Close(), c.publishZip(t.Context(), m, f.Name(), sum), c.publishTree(m, tree, a.Dirs())); err != nil {
+	if err := errors.Join(f.Close(), c.publishZip(t.Context(), m, f.Name(), sum), c.publishTree(m, tree)); err != nil {
 		t.Fatal(err)
 	}
 	return sum

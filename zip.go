@@ -250,7 +250,6 @@ type staging struct {
 	temp      bool        // file is ours to remove
 	info      fs.FileInfo // of the file before it was hashed: what is written to it later shows
 	dir       string      // the extracted tree; "" if there is none
-	dirs      []string
 	sum       string
 	v         voucher
 	archive   *unpack.Archive
@@ -382,7 +381,6 @@ func (s *staging) unpack(ctx context.Context, a *unpack.Archive) (err error) {
 	if s.dir, err = s.f.mod.stageTree(s.m); err != nil {
 		return err
 	}
-	s.dirs = a.Dirs()
 	s.sum, err = a.Extract(ctx, s.f.cpu, s.dir)
 	return err
 }
@@ -416,7 +414,7 @@ func (s *staging) publish(ctx context.Context) (*zipFile, error) {
 	}
 	s.temp = false
 	if s.dir != "" {
-		if err := s.f.mod.publishTree(s.m, s.dir, s.dirs); err != nil {
+		if err := s.f.mod.publishTree(s.m, s.dir); err != nil {
 			return nil, err
 		}
 		s.dir = ""

@@ -42,7 +42,7 @@ func (a *Archive) Check(ctx context.Context) error { return a.check(ctx) }
 func Unchecked(r io.ReaderAt, size int64, m module.Version) (*Archive, error) {
 	prefix := m.String() + "/"
 	dir, err := findDirectory(r, size, prefix)
-	return &Archive{prefix, dir}, err
+	return &Archive{prefix: prefix, dir: dir}, err
 }
 
 // Memory is what archives share.

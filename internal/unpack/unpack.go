@@ -50,7 +50,7 @@ func Open(r io.ReaderAt, size int64, m module.Version) (*Archive, error) {
 	if err != nil {
 		return nil, malformed(err)
 	}
-	return &Archive{prefix, dir}, nil
+	return &Archive{prefix: prefix, dir: dir}, nil
 }
 
 // read starts to read the entries.
