@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -110,15 +111,20 @@ func TestFaultMatrix(t *testing.T) {
 // TestChangedGoModWhereNobodyVouches: what a mirror that lies about the go.mod file has sent must not be held against the
 // next one, nor stay.
 func TestChangedGoModWhereNobodyVouches(t *testing.T) {
-	t.Skip("wrong: the .mod and the .zip of a version that nobody vouches for may come from different mirrors, and the first .mod stays")
 	s := newWorld(t)
 	s.Add(modfetchtest.NewModule(exemptModule.Path, exemptModule.Version).File("f.go", "package f\n"))
 	liar, honest := s.Mirror(), s.Mirror()
 	liar.Fault("*.mod", modfetchtest.Corrupt())
 	f, _ := newFetcher(t, modfetch.WithGoEnv(modfetch.GoEnv{GONOSUMDB: "exempt.test"}), modfetch.WithSumDB(s.GOSUMDB()),
 		modfetch.WithGOPROXY(liar.URL+"|"+honest.URL))
-	if m := download(t, f, exemptModule)[exemptModule.Path]; m.Mirror != honest.URL {
+	m := download(t, f, exemptModule)[exemptModule.Path]
+	if m.Mirror != honest.URL {
 		t.Errorf("from %q, want %s", m.Mirror, honest.URL)
+	}
+	kept, err := os.ReadFile(m.GoMod)
+	lines := s.GoSum(exemptModule.Path, exemptModule.Version)
+	if err != nil || string(kept) != "module "+exemptModule.Path+"\n" || m.GoModSum == "" || !strings.Contains(lines, m.GoModSum) {
+		t.Errorf("the go.mod file is %q, %v, its sum %s; want\n%s", kept, err, m.GoModSum, lines)
 	}
 	for _, i := range f.Mirrors() {
 		if i.Mirror == honest.URL && len(i.Failures) > 0 {

@@ -131,7 +131,7 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 	if err := check(m); err != nil {
 		return modFile{}, err
 	}
-	sumKey := module.Version{Path: m.Path, Version: m.Version + "/go.mod"}
+	sumKey := goModKey(m)
 	line, _ := f.goSumVoucher(ctx, sumKey)
 	return f.mods.Do(ctx, fileKey{m, line.want, false}, func(ctx context.Context) (modFile, error) {
 		name := proxyPath(m, "mod")
@@ -152,27 +152,42 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 			}
 		}
 		var file modFile
-		_, err := f.fetch(ctx, m.Path, want{
-			module: m, path: name, limit: maxGoMod, race: f.mayRace(ctx, sumKey), crosses: f.crosses(sumKey),
-			judge: func(ctx context.Context, mirror Mirror, data []byte) (err error) {
-				file.data, file.sum = data, goModSum(data)
-				if file.v, err = f.voucher(ctx, sumKey); err != nil {
-					return &fatalError{err}
-				}
-				return f.verdict(ctx, file.v, sumKey, file.sum, mirror.String())
-			},
-		})
-		if err != nil {
+		if _, err := f.fetch(ctx, m.Path, f.wantGoMod(ctx, m, &file)); err != nil {
 			return modFile{}, err
 		}
-		if f.mod != nil {
-			if err := f.mod.putGoMod(ctx, m, file.data); err != nil {
-				return modFile{}, diskError(m, err)
-			}
-		}
-		f.keep(ctx, name, bytes.NewReader(file.data))
-		return file, nil
+		return file, f.storeGoMod(ctx, m, file)
 	})
+}
+
+// wantGoMod is what makes the engine get m's go.mod file into file.
+func (f *Fetcher) wantGoMod(ctx context.Context, m module.Version, file *modFile) want {
+	sumKey := goModKey(m)
+	return want{
+		module: m, path: proxyPath(m, "mod"), limit: maxGoMod, race: f.mayRace(ctx, sumKey), crosses: f.crosses(sumKey),
+		judge: func(ctx context.Context, mirror Mirror, data []byte) (err error) {
+			file.data, file.sum = data, goModSum(data)
+			if file.v, err = f.voucher(ctx, sumKey); err != nil {
+				return &fatalError{err}
+			}
+			return f.verdict(ctx, file.v, sumKey, file.sum, mirror.String())
+		},
+	}
+}
+
+// storeGoMod keeps a verified go.mod file.
+func (f *Fetcher) storeGoMod(ctx context.Context, m module.Version, file modFile) error {
+	if f.mod != nil {
+		if err := f.mod.putGoMod(ctx, m, file.data); err != nil {
+			return diskError(m, err)
+		}
+	}
+	f.keep(ctx, proxyPath(m, "mod"), bytes.NewReader(file.data))
+	return nil
+}
+
+// goModKey is the name under which m's go.mod file stands in go.sum and in the checksum database.
+func goModKey(m module.Version) module.Version {
+	return module.Version{Path: m.Path, Version: m.Version + "/go.mod"}
 }
 
 // goModSum hashes a go.mod file as go.sum does.
@@ -373,9 +388,9 @@ func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error
 	var goMod modFile
 	g.Go(func() (err error) {
 		goMod, err = f.goMod(ctx, m)
-		out.GoModSum, out.GoModVerifiedBy = goMod.sum, goMod.v.by
 		return err
 	})
+	var replaced *modFile
 	g.Go(func() error {
 		z, err := f.zip(ctx, m, f.mod != nil && !f.policy.NoExtract)
 		if err != nil {
@@ -383,9 +398,14 @@ func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error
 		}
 		z.drop() // without a module cache it is in the Cache, or wanted by nobody
 		out.Sum, out.VerifiedBy, out.Unverified, out.Mirror = z.sum, z.v.by, z.v.unverified, z.mirror
+		replaced = z.goMod
 		return nil
 	})
 	err := g.Wait()
+	if replaced != nil {
+		goMod = *replaced
+	}
+	out.GoModSum, out.GoModVerifiedBy = goMod.sum, goMod.v.by
 	out.Unverified = cmp.Or(out.Unverified, goMod.v.unverified)
 	if f.mod == nil {
 		return out, err

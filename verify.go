@@ -35,7 +35,7 @@ func (f *Fetcher) Verify(ctx context.Context, m module.Version) ([]Difference, e
 	var found []Difference
 	goMod := f.mod.file(proxyPath(m, "mod"))
 	if exists(goMod) {
-		v, err := f.voucher(ctx, module.Version{Path: m.Path, Version: m.Version + "/go.mod"})
+		v, err := f.voucher(ctx, goModKey(m))
 		if err != nil {
 			return nil, err
 		}

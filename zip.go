@@ -71,7 +71,8 @@ type zipFile struct {
 	info   fs.FileInfo // before the file was hashed; nil if a tree was asked for and found
 	sum    string
 	v      voucher
-	mirror string // "" if it was in a cache
+	mirror string   // "" if it was in a cache
+	goMod  *modFile // of that mirror, where it took the place of another mirror's
 }
 
 // sameFile reports whether a file is still the one that was hashed.
@@ -85,7 +86,7 @@ func (f *Fetcher) zip(ctx context.Context, m module.Version, tree bool) (*zipFil
 		return nil, err
 	}
 	line, _ := f.goSumVoucher(ctx, m)
-	goMod, _ := f.goSumVoucher(ctx, module.Version{Path: m.Path, Version: m.Version + "/go.mod"}) // see matchGoMod
+	goMod, _ := f.goSumVoucher(ctx, goModKey(m)) // see matchGoMod
 	return f.zips.Do(ctx, fileKey{m, line.want + goMod.want, tree}, func(ctx context.Context) (*zipFile, error) {
 		if f.mod != nil {
 			return f.zipInModCache(ctx, m, tree)
@@ -111,7 +112,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 	defer s.discard()
 	if s.file, err = f.mod.open(proxyPath(m, "zip")); err == nil {
 		// A zip is there, but its tree or hash is not, or this process has not hashed it yet.
-		err := s.judge(ctx, "the cache")
+		err := s.judgeCached(ctx)
 		f.trace.cache(ctx, CacheInfo{Name: proxyPath(m, "zip"), Hit: err == nil, Err: err})
 		if err == nil {
 			z, err := s.publish(ctx)
@@ -206,7 +207,7 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 	if s.mirror != "" {
 		f.keep(ctx, proxyPath(m, "zip"), s.file)
 	}
-	return &zipFile{temp: &tempZip{file: s.file}, info: s.info, sum: s.sum, v: s.v, mirror: s.mirror}, nil
+	return &zipFile{temp: &tempZip{file: s.file}, info: s.info, sum: s.sum, v: s.v, mirror: s.mirror, goMod: s.goMod}, nil
 }
 
 // A tempZip is a temporary file shared by those who have it.
@@ -256,6 +257,7 @@ type staging struct {
 	malformed error // what is wrong with the file
 	judged    bool  // the voucher was known, so that an error is a verdict on the bytes
 	mirror    string
+	goMod     *modFile // see zipFile
 }
 
 // obtain fills the staging file with bytes that somebody vouches for: from the Cache, else from the mirrors.
@@ -267,7 +269,7 @@ func (s *staging) obtain(ctx context.Context) error {
 			err = s.receive(io.LimitReader(r, maxZip+1))
 			r.Close()
 			if err == nil {
-				err = s.judge(ctx, "the cache")
+				err = s.judgeCached(ctx)
 			}
 		}
 		s.f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
@@ -289,7 +291,7 @@ func (s *staging) obtain(ctx context.Context) error {
 		},
 		inspect: s.inspect,
 		judge: func(ctx context.Context, mirror Mirror, _ []byte) error {
-			err := s.decide(ctx, mirror.String(), answer)
+			err := s.decide(ctx, mirror, answer)
 			if err != nil && !s.judged {
 				return &fatalError{err}
 			}
@@ -322,12 +324,12 @@ func (s *staging) receive(r io.Reader) error {
 // onlyWriter hides os.File's ReadFrom, which would allocate a buffer for each zip.
 type onlyWriter struct{ io.Writer }
 
-// judge inspects the file, and holds its hash against who vouches for it. After an error no tree is left.
-func (s *staging) judge(ctx context.Context, mirror string) error {
+// judgeCached inspects a file that was in a cache, and decides. After an error no tree is left.
+func (s *staging) judgeCached(ctx context.Context) error {
 	if err := s.inspect(ctx); err != nil {
 		return err
 	}
-	return s.decide(ctx, mirror, func() (voucher, error) { return s.f.voucher(ctx, s.m) })
+	return s.decide(ctx, nil, func() (voucher, error) { return s.f.voucher(ctx, s.m) })
 }
 
 // inspect checks, hashes and extracts the file. An error is the disk's fault, or the caller has left; what is wrong with the
@@ -349,8 +351,8 @@ func (s *staging) inspect(ctx context.Context) (err error) {
 	return nil
 }
 
-// decide holds what was inspected against who vouches for it.
-func (s *staging) decide(ctx context.Context, mirror string, answer func() (voucher, error)) (err error) {
+// decide holds what was inspected against who vouches for it. The mirror is nil for a file that was in a cache.
+func (s *staging) decide(ctx context.Context, mirror Mirror, answer func() (voucher, error)) (err error) {
 	defer func() {
 		if err != nil {
 			s.dropTree()
@@ -363,13 +365,14 @@ func (s *staging) decide(ctx context.Context, mirror string, answer func() (vouc
 	if s.malformed != nil {
 		return failf(ErrCorrupt, "%v", s.malformed)
 	}
-	if err := s.f.verdict(ctx, s.v, s.m, s.sum, mirror); err != nil {
+	from := "the cache"
+	if mirror != nil {
+		from = mirror.String()
+	}
+	if err := s.f.verdict(ctx, s.v, s.m, s.sum, from); err != nil || s.v.unverified == "" {
 		return err
 	}
-	if s.v.unverified != "" {
-		return s.matchGoMod(ctx, s.archive)
-	}
-	return nil
+	return s.matchGoMod(ctx, mirror)
 }
 
 // unpack hashes the archive and extracts it if a tree is wanted.
@@ -385,21 +388,40 @@ func (s *staging) unpack(ctx context.Context, a *unpack.Archive) (err error) {
 	return err
 }
 
-// matchGoMod holds a zip that nobody vouches for at least against its go.mod file, which decides what gets built.
-func (s *staging) matchGoMod(ctx context.Context, a *unpack.Archive) error {
-	inZip, ok, err := a.GoMod()
+// matchGoMod holds a zip that nobody vouches for at least against its go.mod file, which decides what gets built. Where
+// nobody vouches for that either, it has to be the zip's own mirror's: what another one has sent proves nothing.
+func (s *staging) matchGoMod(ctx context.Context, mirror Mirror) error {
+	inZip, ok, err := s.archive.GoMod()
 	if err != nil {
 		return failf(ErrCorrupt, "%v", err)
+	}
+	if !ok {
+		inZip = []byte("module " + modfile.AutoQuote(s.m.Path) + "\n")
 	}
 	alone, err := s.f.goMod(ctx, s.m)
 	if err != nil {
 		return &fatalError{err}
 	}
-	if !ok {
-		inZip = []byte("module " + modfile.AutoQuote(s.m.Path) + "\n")
+	if bytes.Equal(inZip, alone.data) {
+		return nil
 	}
-	if !bytes.Equal(inZip, alone.data) {
-		return failf(ErrCorrupt, "the go.mod file in the zip of %s is not the one served beside it", s.m)
+	differ := failf(ErrCorrupt, "the go.mod file in the zip of %s is not the one served beside it", s.m)
+	if alone.v.unverified == "" || mirror == nil {
+		return differ
+	}
+	var own modFile
+	_, err = s.f.engine.fetch(ctx, []tier{{mirrors: []Mirror{mirror}}}, s.f.wantGoMod(ctx, s.m, &own))
+	switch {
+	case absent(err):
+		return failf(ErrCorrupt, "has a zip of %s, but no go.mod file", s.m)
+	case err != nil:
+		return err
+	case !bytes.Equal(inZip, own.data):
+		return differ
+	}
+	s.goMod = &own
+	if err := s.f.storeGoMod(ctx, s.m, own); err != nil {
+		return &fatalError{err}
 	}
 	return nil
 }
@@ -421,7 +443,7 @@ func (s *staging) publish(ctx context.Context) (*zipFile, error) {
 	} else if err := s.f.mod.clearPartial(s.m); err != nil {
 		return nil, err
 	}
-	z := &zipFile{info: s.info, sum: s.sum, v: s.v, mirror: s.mirror}
+	z := &zipFile{info: s.info, sum: s.sum, v: s.v, mirror: s.mirror, goMod: s.goMod}
 	s.f.hashed.Store(s.m, z)
 	return z, nil
 }
