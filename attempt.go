@@ -1,144 +1,221 @@
 package modfetch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"math/rand/v2"
-	"os"
+	"io"
+	"strings"
+	"sync"
 	"time"
 
-	"golang.org/x/mod/module"
 	"golang.org/x/sync/semaphore"
 )
 
-// An engine gets one file from many mirrors. What a mirror sends is judged before it is believed: one that sends a corrupt,
-// cut or foreign file is passed over like one that does not answer.
-type engine struct {
-	slots     *semaphore.Weighted // requests under way
-	partSlots *semaphore.Weighted // of these, those for parts of files: a slow transfer that holds a slot must not keep its own rescue waiting
-	judging   *semaphore.Weighted // large files being judged, no more than there are processors: each is done sooner, and so is a mirror found out
-	strict    bool                // Policy.StrictComma
-	strategy  Strategy
-	trace     *Trace
-	healths   healths
+// An attempt is one request to one mirror, and the answer to it: bounded, and watched while it is read.
+type attempt struct {
+	e       *engine
+	mirror  Mirror
+	health  *health
+	w       want
+	req     Request
+	wait    time.Duration // for the header
+	slots   *semaphore.Weighted
+	place   int  // of the mirror in its tier
+	others  bool // another mirror can be asked instead
+	hurried bool // wait is less than usual: that there was no answer says little
+
+	ctx     context.Context
+	caller  context.Context
+	cancel  context.CancelCauseFunc
+	release func() // of the slot
+	start   time.Time
+	info    AttemptInfo
+	resp    *Response
+	body    *body
+	data    []byte // of a small file
+	err     error
+	closed  bool
+	ended   bool
 }
 
-// A want is one file to get, and how its bytes are judged.
-type want struct {
-	module module.Version
-	path   string // escaped GOPROXY path
-	limit  int64  // bytes
+// Times after which a transfer is ended. A stalled or starved body is an attempt that failed, not one that waits.
+const (
+	headerTimeout = 30 * time.Second
+	retryTimeout  = 2 * time.Minute // for all the tries of a request with Retry
+	stallTimeout  = 30 * time.Second
+	rateGrace     = time.Minute
+	minRate       = 4 << 10         // bytes per second on average, once rateGrace is over
+	pausedTimeout = 2 * time.Second // for the header of a mirror that is asked though it was found dead
+	progressEvery = 100 * time.Millisecond
+)
 
-	// race says that the bytes can be proven and the path may be seen by all mirrors of a tier: so it does not matter who
-	// sends them, and mirrors that are equal may be asked in any order, or several at once.
-	race bool
+// Failures of an attempt.
+var (
+	errPage      = &failure{kind: ErrCorrupt, msg: "sent an HTML page, not the file"}
+	errCut       = &failure{kind: ErrTransient, msg: "cut short"}
+	errDoomed    = &failure{kind: ErrTransient, msg: "given up, because other files from there were condemned"}
+	errOvertaken = fmt.Errorf("overtaken by another mirror: %w", context.Canceled)
+)
 
-	// into receives the file; if it is nil, data does.
-	into *os.File
-
-	// begun, if set, is called when the first mirror has answered.
-	begun func()
-
-	// known reports whether the hash is known, so that parts of different answers may be put together. Nil is never.
-	known func(context.Context) bool
-
-	// inspect, if set, is called once into is full, before judge, for no more files at a time than there are processors. An
-	// error is no mirror's fault and ends the fetch.
-	inspect func(context.Context) error
-
-	// judge decides whether what was received is the file. An error passes the mirror over, a fatalError ends the fetch.
-	judge func(ctx context.Context, m Mirror, data []byte) error
-
-	// crosses says whether a file that was condemned or cut short may be asked for behind a `,`, because the public
-	// checksum database has this very version on record. Nil is never.
-	crosses func(ctx context.Context) bool
-}
-
-const rounds = 2 // times a tier is gone through while all its failures may pass
-
-// retryPause is the least time before the same mirror is asked again; shorter in tests.
-var retryPause = 200 * time.Millisecond
-
-// fetch asks the mirrors of tiers for w in order until one of them has good bytes, and returns that mirror.
-func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error) {
-	failed := &FetchError{Module: w.module, Path: w.path}
-	for i, t := range tiers {
-		m, last, err := e.fetchTier(ctx, t, w, failed)
-		if err != nil || m != nil {
-			return m, err
-		}
-		if i == len(tiers)-1 || last.Kind == NotFound {
-			continue
-		}
-		if !e.mayCross(ctx, last, w) {
-			failed.Hint = stopHint(last, tiers[i+1])
-			break
-		}
-		e.trace.crossed(ctx, AttemptInfo{Module: w.module, Path: w.path, Mirror: last.Mirror, Kind: last.Kind, Err: last.Err})
+func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *attempt {
+	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, slots: e.slots, wait: headerTimeout, release: func() {}}
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	if req.Retry {
+		a.wait = retryTimeout
 	}
-	return nil, failed
-}
-
-// fetch asks the mirrors that may see a module path.
-func (f *Fetcher) fetch(ctx context.Context, path string, w want) (Mirror, error) {
-	m, err := f.engine.fetch(ctx, f.routes.to(path), w)
-	var failed *FetchError
-	if setting := matching(f.routes.noProxy, path); setting != "" && f.routes.rule(path) == nil && errors.As(err, &failed) {
-		failed.Hint = setting + " keeps this path from all mirrors"
+	if _, ok := m.(*direct); ok {
+		a.wait = directTimeout
 	}
-	return m, err
+	a.info = AttemptInfo{Module: w.module, Path: w.path, Mirror: m.String(), Offset: req.Offset, Size: -1}
+	return a
 }
 
-// fetchTier asks the mirrors of a tier. It returns the one with good bytes, or the attempt of the last-written one, or an
-// error that ends the whole fetch.
-func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchError) (m Mirror, last Attempt, err error) {
-	for n := range rounds {
-		r := newRound(e, t, w, n == 0)
-		if m, err = r.run(ctx); m != nil || err != nil {
-			return m, last, err
-		}
-		last = r.attempts[len(t.mirrors)-1]
-		for _, a := range r.attempts { // what failed again in passing is told once
-			if a.Mirror != "" && (n == 0 || a.Kind != Transient) {
-				failed.Attempts = append(failed.Attempts, a)
-			}
-		}
-		if !r.again || n == rounds-1 {
-			break
-		}
-		select {
-		case <-time.After(2*retryPause + rand.N(3*retryPause)):
-		case <-ctx.Done():
+// open sends the request and checks the header of the answer. Afterwards err or body is set.
+func (a *attempt) open() {
+	if a.err = a.slots.Acquire(a.ctx, 1); a.err != nil {
+		return
+	}
+	a.release = sync.OnceFunc(func() { a.slots.Release(1) })
+	a.start = time.Now()
+	a.e.trace.attemptStarted(a.caller, a.info)
+	silence := time.AfterFunc(a.wait, func() { a.cancel(failf(ErrTransient, "no answer within %s", a.wait)) })
+	defer silence.Stop()
+	if a.resp, a.err = a.mirror.Fetch(a.ctx, a.req); a.err != nil {
+		return
+	}
+	a.health.answered(time.Since(a.start))
+	a.info.Size = a.resp.Size
+	switch {
+	case a.resp.Offset != 0 && a.resp.Offset != a.req.Offset:
+		a.err = failf(ErrCorrupt, "sent the file from byte %d on", a.resp.Offset)
+	case a.resp.Size > a.w.limit:
+		a.err = failf(ErrCorrupt, "states a size of %d bytes; at most %d are accepted", a.resp.Size, a.w.limit)
+	case strings.HasPrefix(a.resp.ContentType, "text/html"):
+		a.err = errPage
+	default:
+		a.body = newBody(a)
+	}
+}
+
+// leave reports whether the rest is not worth having: the mirror has been found out, and there are others.
+func (a *attempt) leave() bool { return a.others && a.w.into != nil && a.health.isDoomed() }
+
+// end closes the answer, notes what the attempt has taught, and returns err in our own words.
+func (a *attempt) end(err error) error {
+	err = a.close(err)
+	if a.start.IsZero() || a.ended { // it never began, or has ended: the first sender of a file that others completed
+		return err
+	}
+	a.ended = true
+	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) {
+		a.health.failed(KindOf(err), a.resp != nil || isStatus(err) || a.hurried)
+	}
+	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
+	a.e.trace.attemptDone(a.caller, a.info)
+	return err
+}
+
+// close ends the answer, so that another request can begin, but not the attempt: its bytes may still have to be judged. It
+// returns err in our own words, not in what the transport made of them.
+func (a *attempt) close(err error) error {
+	if a.closed {
+		return err
+	}
+	a.closed = true
+	if err != nil && a.caller.Err() == nil {
+		switch cause := context.Cause(a.ctx); {
+		case cause != nil && KindOf(err) != Corrupt && KindOf(err) != Security:
+			err = cause
+		case KindOf(err) == Canceled:
+			err = &failure{ErrTransient, "timed out", err} // a dial's own deadline, not the caller's
 		}
 	}
-	return nil, last, nil
-}
-
-// mayCross applies the one addition to the meaning of `,`: bytes that are provably not the file are no answer at all, so
-// the next tier is asked, provided that the path is public anyway. A page is a refusal and never crosses.
-func (e *engine) mayCross(ctx context.Context, last Attempt, w want) bool {
-	if e.strict || w.crosses == nil || errors.Is(last.Err, errPage) {
-		return false
+	if a.body != nil {
+		a.body.stall.Stop()
+		a.health.received(a.body.n, time.Since(a.body.start))
 	}
-	if !errors.Is(last.Err, errCut) && last.Kind != Corrupt {
-		return false
+	if a.resp != nil {
+		a.resp.Body.Close()
 	}
-	return w.crosses(ctx)
+	if !a.start.IsZero() {
+		a.info.Duration = time.Since(a.start)
+	}
+	a.cancel(nil)
+	a.release()
+	return err
 }
 
-// stopHint tells what would have let the fetch go on.
-func stopHint(last Attempt, next tier) string {
-	return fmt.Sprintf("not asked: %s, because a , goes on only after a 404 or 410; with | before it, it would be asked after any failure of %s",
-		next.mirrors[0], last.Mirror)
+// isStatus reports whether an error is an answer of the mirror's, though no file.
+func isStatus(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status)
 }
 
-// A fatalError ends a fetch without asking any further mirror.
-type fatalError struct{ err error }
+// A body is what a mirror sends: bounded, and watched while it is read.
+type body struct {
+	a     *attempt
+	stall *time.Timer
+	start time.Time
+	told  time.Time // when Progress was last called
+	r     io.Reader
+	size  int64 // of what comes, -1 if unknown
+	n     int64
+}
 
-func (e *fatalError) Error() string { return e.err.Error() }
-func (e *fatalError) Unwrap() error { return e.err }
+func newBody(a *attempt) *body {
+	b := &body{a: a, start: time.Now(), r: a.resp.Body, size: a.resp.Size}
+	if b.size >= 0 {
+		b.size -= a.resp.Offset
+	}
+	b.stall = time.AfterFunc(stallTimeout, func() { a.cancel(failf(ErrTransient, "sent nothing for %s", stallTimeout)) })
+	return b
+}
 
-// absent reports whether an error is a mirror's own statement that a file does not exist.
-func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+func (b *body) Read(p []byte) (int, error) {
+	a := b.a
+	n, err := b.r.Read(p)
+	b.n += int64(n)
+	a.info.Bytes = b.n
+	if n > 0 {
+		b.stall.Reset(stallTimeout)
+	}
+	now := time.Now()
+	if elapsed := now.Sub(b.start); elapsed > rateGrace && b.n < int64(elapsed.Seconds()*minRate) {
+		a.cancel(failf(ErrTransient, "sent %d bytes in %s: too slow", b.n, elapsed.Round(time.Second)))
+		return n, context.Cause(a.ctx)
+	}
+	if now.Sub(b.told) >= progressEvery {
+		b.told, a.info.Duration = now, now.Sub(b.start)
+		a.e.trace.progress(a.caller, a.info)
+	}
+	switch {
+	case a.resp.Offset+b.n > a.w.limit:
+		return n, failf(ErrCorrupt, "sent more than the %d bytes that are accepted", a.w.limit)
+	case err != nil && a.ctx.Err() != nil:
+		return n, context.Cause(a.ctx)
+	case a.leave():
+		return n, errDoomed
+	case err == io.EOF && b.size >= 0 && b.n < b.size, err != nil && err != io.EOF:
+		return n, fmt.Errorf("%w after %d of %s", errCut, b.n, sizeText(b.size))
+	}
+	return n, err
+}
+
+func sizeText(size int64) string {
+	if size < 0 {
+		return "an unknown number of bytes"
+	}
+	return fmt.Sprintf("%d bytes", size)
+}
+
+// all reads a small file.
+func (b *body) all() ([]byte, error) {
+	var buf bytes.Buffer
+	if b.size > 0 {
+		buf.Grow(int(min(b.size, 64<<10)) + bytes.MinRead)
+	}
+	_, err := buf.ReadFrom(b)
+	return buf.Bytes(), err
+}

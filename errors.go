@@ -218,3 +218,6 @@ func (e *failure) As(target any) bool { return e.err != nil && errors.As(e.err, 
 func failf(kind error, format string, args ...any) error {
 	return &failure{kind: kind, msg: fmt.Sprintf(format, args...)}
 }
+
+// absent reports whether an error is a mirror's own statement that a file does not exist.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -244,11 +244,6 @@ func backoff(least, most time.Duration, attempt int, resp *http.Response) time.D
 	return d/2 + rand.N(d/2+1)
 }
 
-// redact prints a URL as scheme, host and path: user name, password and query may all be secrets.
-func redact(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
-}
-
 type fsMirror struct {
 	fsys fs.FS
 	name string

@@ -10,27 +10,6 @@ import (
 	"time"
 )
 
-// A Strategy says when the next mirror of a tier is asked. The zero value is [Chain].
-type Strategy struct {
-	equal bool
-	after time.Duration
-}
-
-// Chain asks the next mirror when the one before has failed.
-func Chain() Strategy { return Strategy{} }
-
-// Race asks all mirrors that are joined by `|` at once. The first good go.mod file wins; of a zip, the first that begins to
-// answer sends it, and the others are told to stop. Once it is known how soon mirrors answer, a zip is asked of the quickest
-// alone, and of the next one if that takes three times as long as usual: a race must not multiply the traffic.
-func Race() Strategy { return Strategy{equal: true} }
-
-// Stagger asks the next mirror that is joined by `|` when the one before has failed, or has not answered within d, or
-// within a small multiple of the time that it usually takes, whichever is less.
-//
-// A strategy other than Chain declares mirrors that are joined by `|` equal: the better ones are asked first. Only files
-// whose bytes can be proven are asked of several mirrors; others come from one mirror after the other, in the order given.
-func Stagger(d time.Duration) Strategy { return Strategy{equal: true, after: d} }
-
 const (
 	usualTimes    = 3 // of its usual latency after which a mirror is overtaken
 	leastOvertake = 10 * time.Millisecond

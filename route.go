@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 
 	"golang.org/x/mod/module"
@@ -146,32 +145,6 @@ func newMirror(item string, client *http.Client) (Mirror, error) {
 	}
 	return nil, errors.New("want an http, https or file URL, direct or off")
 }
-
-const hidden = "***"
-
-// withoutSecrets shows text that may be no URL as far as nothing in it can be a secret: without all up to the last @, and
-// without a query. If the rest is more than words, hosts, ports and paths, all is hidden.
-func withoutSecrets(text string) string {
-	at, query := strings.LastIndexByte(text, '@'), strings.IndexAny(text, "?#")
-	if query >= 0 {
-		text = text[:query]
-	}
-	switch {
-	case query >= 0 && query < at: // which of both ends a password?
-		return hidden
-	case at >= 0:
-		scheme, _, _ := strings.Cut(text, ":")
-		if text = text[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
-			text = scheme + "://" + text
-		}
-	}
-	if !harmless.MatchString(text) {
-		return hidden
-	}
-	return text
-}
-
-var harmless = regexp.MustCompile(`^([\w.~+/ -]|://|:[0-9]{1,5}(/|$))*$`)
 
 // off is the GOPROXY item that forbids to go on. It is a refusal, not an absence.
 type off struct{}

@@ -4,9 +4,42 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"unicode"
 )
+
+const hidden = "***" // stands for what may be a secret
+
+// redact prints a URL as scheme, host and path: user name, password and query may all be secrets.
+func redact(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// withoutSecrets shows text that may be no URL as far as nothing in it can be a secret: without all up to the last @, and
+// without a query. If the rest is more than words, hosts, ports and paths, all is hidden.
+func withoutSecrets(text string) string {
+	at, query := strings.LastIndexByte(text, '@'), strings.IndexAny(text, "?#")
+	if query >= 0 {
+		text = text[:query]
+	}
+	switch {
+	case query >= 0 && query < at: // which of both ends a password?
+		return hidden
+	case at >= 0:
+		scheme, _, _ := strings.Cut(text, ":")
+		if text = text[at+1:]; scheme == "http" || scheme == "https" || scheme == "file" {
+			text = scheme + "://" + text
+		}
+	}
+	if !harmless.MatchString(text) {
+		return hidden
+	}
+	return text
+}
+
+var harmless = regexp.MustCompile(`^([\w.~+/ -]|://|:[0-9]{1,5}(/|$))*$`)
 
 // quote makes what a server said, or a transport about it, fit for a message: printable, and without the secrets that were
 // sent, because servers repeat what they were sent.
@@ -66,6 +99,8 @@ func inHeader(header http.Header) []string {
 	return append(secrets, user, password)
 }
 
+const maxQuote = 640 // bytes of foreign text in a message
+
 // printable bounds the length of text, and drops what could rewrite a terminal, control characters and those that turn the
 // direction of writing. In place of secrets it puts a mark.
 func printable(s string, secrets ...string) string {
@@ -76,8 +111,8 @@ func printable(s string, secrets ...string) string {
 		return -1
 	}, strings.ToValidUTF8(s, ""))
 	s = conceal(s, secrets)
-	if len(s) > 640 {
-		s = strings.ToValidUTF8(s[:640], "") + " ..."
+	if len(s) > maxQuote {
+		s = strings.ToValidUTF8(s[:maxQuote], "") + " ..."
 	}
 	return s
 }
