@@ -3,23 +3,82 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/graph"
 	"golang.org/x/mod/module"
-	"golang.org/x/sync/errgroup"
 )
+
+const downloadHelp = `usage: modfetch download [flags] [module[@query] ...]
+
+Download puts verified modules into the go command's module cache.
+
+Without arguments it downloads what the project needs: the modules that
+'go mod download' would, for the go.work or go.mod file in this directory or
+the nearest one above it, or for the one in GOWORK. With arguments it downloads
+those modules, whether or not the project uses them. A query is a version such
+as v1.2.3, or latest, which is also meant where there is none.
+
+Settings are the go command's: GOPROXY, GOSUMDB, GOPRIVATE, GOMODCACHE and so
+on, from the environment, from the file that 'go env -w' writes, and from the
+Go installation. Files are held against the project's go.sum, if there is a
+project, and else against the checksum database.
+
+  -C dir            work in dir; other directories are relative to it
+  -mirrors list     use these mirrors instead of those in GOPROXY; the form is
+                    alike: 'https://goproxy.cn|https://corp.example,direct';
+                    cn stands for five public mirrors that can be reached from
+                    mainland China, taken as equal
+  -stagger d        take mirrors joined by | as equal: ask the quicker ones
+                    first, and the next one too if there is no answer within d,
+                    such as 300ms, or within three times what is usual
+  -race             take them as equal, and ask all of them at once; for a zip,
+                    only until it is known which are quick
+  -modcache dir     use this module cache instead of GOMODCACHE
+  -jobs n           send at most n requests at a time; the default is 64
+  -no-extract       leave modules as zip files
+  -update-sum       add missing sums to go.sum, or to a workspace's go.work.sum:
+                    of the modules, and of all go.mod files of the project;
+                    without this flag those files are never written
+  -json             print an object to standard output as each module completes
+  -progress when    show a live line on standard error: always, never, or auto,
+                    which is on a terminal and the default; without it, print a
+                    line for each module that was not in the cache
+  -x                print a line to standard error for each request
+
+The objects that -json prints have the fields of 'go mod download -json', and:
+
+  Mirror            that sent the zip; absent if it was in the cache
+  VerifiedBy        who vouched for the zip: go.sum, or the checksum database
+  GoModVerifiedBy   the same for the go.mod file
+  Unverified        instead: the setting that exempts the module
+
+The exit code is 0 if all went well, 1 if a module failed, 2 for a mistake in
+the command line, and 130 after an interrupt. What was complete by then is in
+the cache, and need not be downloaded again.
+`
 
 // A download is one run of modfetch download.
 type download struct {
-	*downloadFlags
+	settings
+	jobs      int
+	noExtract bool
+	updateSum bool
+	json      bool
+	progress  string // auto, always or never
+	x         bool
+	targets   []target
+
 	project *project // nil outside of one
 	fetcher *modfetch.Fetcher
 	report  *report
@@ -39,18 +98,11 @@ type asked struct {
 }
 
 func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags, err := parseDownload(args)
+	d, err := parseDownload(args)
 	if err != nil {
 		return err
 	}
-	d := &download{
-		downloadFlags: flags,
-		report:        newReport(),
-		stdout:        stdout,
-		screen:        &screen{w: stderr},
-		asked:         make(map[module.Version][]asked),
-		sums:          make(sums),
-	}
+	d.stdout, d.screen = stdout, &screen{w: stderr}
 	d.project, err = findProject(d.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		switch {
@@ -99,6 +151,34 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 		}
 	}
 	return nil
+}
+
+func parseDownload(args []string) (*download, error) {
+	d := &download{jobs: 64, progress: "auto", report: newReport(), asked: make(map[module.Version][]asked), sums: make(sums)}
+	set := flag.NewFlagSet("download", flag.ContinueOnError)
+	set.BoolVar(&d.noExtract, "no-extract", false, "")
+	set.BoolVar(&d.updateSum, "update-sum", false, "")
+	set.BoolVar(&d.json, "json", false, "")
+	set.BoolVar(&d.x, "x", false, "")
+	set.Func("jobs", "", func(s string) (err error) {
+		if d.jobs, err = strconv.Atoi(s); err != nil || d.jobs < 1 {
+			return errors.New("want a whole number, 1 or more")
+		}
+		return nil
+	})
+	set.Func("progress", "", func(s string) error {
+		d.progress = s
+		if !slices.Contains([]string{"auto", "always", "never"}, s) {
+			return errors.New("want auto, always or never")
+		}
+		return nil
+	})
+	if err := d.settings.parse(set, args, "C", "mirrors", "modcache", "race", "stagger"); err != nil {
+		return nil, err
+	}
+	var err error
+	d.targets, err = parseTargets(set.Args())
+	return d, err
 }
 
 func (d *download) newFetcher() (*modfetch.Fetcher, error) {
@@ -179,19 +259,7 @@ func (d *download) load(ctx context.Context) error {
 // resolve finds the versions that the arguments ask for.
 func (d *download) resolve(ctx context.Context) error {
 	d.live.setPhase("looking up versions")
-	infos := make([]modfetch.Info, len(d.targets))
-	errs := make([]error, len(d.targets))
-	var g errgroup.Group
-	g.SetLimit(d.jobs)
-	for i, t := range d.targets {
-		g.Go(func() error {
-			if infos[i], errs[i] = d.fetcher.Info(ctx, t.path, t.query); errs[i] != nil {
-				errs[i] = withNear(ctx, d.fetcher, errs[i])
-			}
-			return nil
-		})
-	}
-	g.Wait()
+	infos, errs := resolve(ctx, d.fetcher, d.targets, d.jobs)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -138,14 +138,14 @@ func (e envJSON) plain() string {
 		fmt.Fprintf(&text, "%s\n", r.Path)
 		label := "mirrors"
 		for _, tier := range r.Mirrors {
-			fmt.Fprintf(&text, "  %-11s %s\n", label, strings.Join(tier, "|"))
+			printField(&text, label, strings.Join(tier, "|"))
 			label = "then"
 		}
 		sums := "not looked up, because of " + r.Exempts
 		if r.Exempts == "" {
 			sums = r.Sums + "  at " + strings.Join(r.SumsAt, ", ")
 		}
-		fmt.Fprintf(&text, "  %-11s %s\n", "checksums", printable(sums))
+		printField(&text, "checksums", sums)
 	}
 	return text.String()
 }

@@ -5,10 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/modfetch/modfetch"
-	"golang.org/x/sync/errgroup"
 )
 
 const infoHelp = `usage: modfetch info [flags] module[@query] ...
@@ -23,7 +23,9 @@ vouches for. Nobody vouches for times and origins. A deprecation is only looked
 for where a version is chosen from the list.
 
   -mirrors list  use these mirrors instead of those in GOPROXY; the form is
-                 alike: 'https://goproxy.cn|https://corp.example,direct'
+                 alike: 'https://goproxy.cn|https://corp.example,direct';
+                 cn stands for five public mirrors that can be reached from
+                 mainland China, taken as equal
   -json          print an object for each argument
 
 The objects that -json prints have these fields, if there is something in them:
@@ -75,19 +77,7 @@ func runInfo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	defer f.Close()
 
-	infos := make([]modfetch.Info, len(targets))
-	errs := make([]error, len(targets))
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for i, t := range targets {
-		g.Go(func() error {
-			if infos[i], errs[i] = f.Info(ctx, t.path, t.query); errs[i] != nil {
-				errs[i] = withNear(ctx, f, errs[i])
-			}
-			return nil
-		})
-	}
-	g.Wait()
+	infos, errs := resolve(ctx, f, targets, atOnce)
 	if ctx.Err() != nil {
 		return errInterrupted
 	}
@@ -118,10 +108,11 @@ func runInfo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
 // plain is the version in one line, and what is known of it in further ones.
 func (i infoJSON) plain() string {
-	text := i.Path + " " + i.Version + "\n"
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %s\n", i.Path, i.Version)
 	line := func(label, value string) {
 		if value != "" {
-			text += fmt.Sprintf("  %-11s %s\n", label, printable(value))
+			printField(&text, label, value)
 		}
 	}
 	if !i.Time.IsZero() {
@@ -135,5 +126,5 @@ func (i infoJSON) plain() string {
 		line("ref", o.Ref)
 	}
 	line("deprecated", i.Deprecated)
-	return text
+	return text.String()
 }

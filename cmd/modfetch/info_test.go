@@ -29,6 +29,7 @@ func TestInfo(t *testing.T) {
 		{"no query", []string{"example.com/a"}, exitOK, a, ""},
 		{"version", []string{"example.com/a@v1.1.0"}, exitOK, a, ""},
 		{"range", []string{"example.com/a@>v1.0.0"}, exitOK, a, ""},
+		{"one twice", []string{"example.com/a", "example.com/a@latest"}, exitOK, a, ""},
 		{"deprecated", []string{"example.com/old"}, exitOK, old + "  deprecated  use example.com/a \uFFFD[31minstead\n", ""},
 		{"deprecated, but not asked", []string{"example.com/old@v1.2.0"}, exitOK, old, ""},
 		{"no match", []string{"example.com/a@v3", "example.com/a"}, exitFailed, a, "modfetch: no version of example.com/a matches v3"},

@@ -5,11 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"github.com/modfetch/modfetch"
-	"golang.org/x/mod/module"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -20,9 +17,10 @@ one on a line; with several modules, each line is a module path and a version.
 Pseudo-versions are left out, retracted versions are not. Nobody vouches for a
 list: it may be incomplete or old.
 
-  -C dir         work in dir
   -mirrors list  use these mirrors instead of those in GOPROXY; the form is
-                 alike: 'https://goproxy.cn|https://corp.example,direct'
+                 alike: 'https://goproxy.cn|https://corp.example,direct';
+                 cn stands for five public mirrors that can be reached from
+                 mainland China, taken as equal
   -json          print an object for each module
 
 The objects that -json prints have these fields:
@@ -46,7 +44,7 @@ func runList(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	var s settings
 	set := flag.NewFlagSet("list", flag.ContinueOnError)
 	asJSON := set.Bool("json", false, "")
-	if err := s.parse(set, args, "C", "mirrors"); err != nil {
+	if err := s.parse(set, args, "mirrors"); err != nil {
 		return err
 	}
 	paths, err := parsePaths(set.Args())
@@ -105,24 +103,4 @@ func runList(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		}
 	}
 	return err
-}
-
-// parsePaths reads arguments that are module paths. One that is given twice counts once.
-func parsePaths(args []string) ([]string, error) {
-	var paths []string
-	for _, arg := range args {
-		if strings.HasPrefix(arg, "-") {
-			return nil, usagef("%q comes after a module; flags go before modules", arg)
-		}
-		if path, _, ok := strings.Cut(arg, "@"); ok {
-			return nil, usagef("argument %q has a version or query; want the module alone, %q", arg, path)
-		}
-		if err := module.CheckPath(arg); err != nil {
-			return nil, usagef("argument %q: %v; want a module such as example.com/name", arg, err)
-		}
-		if !slices.Contains(paths, arg) {
-			paths = append(paths, arg)
-		}
-	}
-	return paths, nil
 }

@@ -139,7 +139,7 @@ func (r *report) summary(w io.Writer, known []modfetch.MirrorInfo, failures bool
 	defer r.mu.Unlock()
 	fmt.Fprintln(w, r.headline())
 	r.mirrorLines(w, known)
-	line := func(label, text string) { summaryLine(w, label, text) }
+	line := func(label, text string) { printField(w, label, text) }
 	verified, unverified := make(map[string]int), make(map[string]int)
 	for _, v := range r.vouched {
 		if v.Unverified != "" {
@@ -166,8 +166,6 @@ func (r *report) summary(w io.Writer, known []modfetch.MirrorInfo, failures bool
 	}
 }
 
-func summaryLine(w io.Writer, label, text string) { fmt.Fprintf(w, "  %-11s %s\n", label, text) }
-
 // mirrorLines prints what each mirror has done and what is known of it, which after a failure or an interrupt says where it
 // may have hung. r.mu is held.
 func (r *report) mirrorLines(w io.Writer, known []modfetch.MirrorInfo) {
@@ -188,7 +186,7 @@ func (r *report) mirrorLines(w io.Writer, known []modfetch.MirrorInfo) {
 		if !info.Until.IsZero() {
 			text += ", passed over by now"
 		}
-		summaryLine(w, "mirror", text)
+		printField(w, "mirror", text)
 	}
 }
 
@@ -241,6 +239,11 @@ func message(err error, t target) string {
 		return t.path + ": " + text
 	}
 	return t.String() + ": " + text
+}
+
+// printField prints a line that belongs to the one above.
+func printField(w io.Writer, label, text string) {
+	fmt.Fprintf(w, "  %-11s %s\n", label, printable(text))
 }
 
 // printable is text that a mirror has sent, in one line and without what a terminal would obey.

@@ -33,15 +33,27 @@ const chinaStagger = time.Second
 // them all.
 func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) error {
 	s.dir = "."
-	fields := map[string]*string{"C": &s.dir, "mirrors": &s.mirrors, "modcache": &s.modCache}
+	fields := map[string]*string{"mirrors": &s.mirrors, "modcache": &s.modCache}
 	for _, name := range names {
 		switch name {
+		case "C":
+			set.StringVar(&s.dir, name, s.dir, "")
 		case "race":
 			set.BoolVar(&s.race, name, false, "")
 		case "stagger":
-			set.DurationVar(&s.stagger, name, 0, "")
+			set.Func(name, "", func(text string) (err error) {
+				if s.stagger, err = time.ParseDuration(text); err != nil || s.stagger <= 0 {
+					return errors.New("want a time above 0, such as 300ms")
+				}
+				return nil
+			})
 		default:
-			set.StringVar(fields[name], name, *fields[name], "")
+			set.Func(name, "", func(text string) error {
+				if *fields[name] = text; text == "" {
+					return errors.New("leave it out to use the go command's setting")
+				}
+				return nil
+			})
 		}
 	}
 	set.SetOutput(io.Discard)
@@ -49,6 +61,11 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 		return errHelp
 	} else if err != nil {
 		return usagef("%v", err)
+	}
+	for _, arg := range set.Args() {
+		if strings.HasPrefix(arg, "-") {
+			return usagef("%q comes after a module; flags go before modules", arg)
+		}
 	}
 
 	var err error
@@ -60,23 +77,8 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 	} else if !info.IsDir() {
 		return usagef("-C: %s is not a directory", s.dir)
 	}
-	set.Visit(func(given *flag.Flag) {
-		if (given.Name == "mirrors" || given.Name == "modcache") && given.Value.String() == "" {
-			err = errors.Join(err, usagef("-%s is empty; leave it out to use the go command's setting", given.Name))
-		}
-	})
-	if err != nil {
-		return err
-	}
 	if s.modCache != "" && !filepath.IsAbs(s.modCache) {
 		s.modCache = filepath.Join(s.dir, s.modCache)
-	}
-	if set.Visit(func(given *flag.Flag) {
-		if given.Name == "stagger" && s.stagger <= 0 {
-			err = usagef("-stagger %s: want a time above 0, such as 300ms", s.stagger)
-		}
-	}); err != nil {
-		return err
 	}
 	if s.race && s.stagger > 0 {
 		return usagef("-race and -stagger contradict each other")
