@@ -109,8 +109,8 @@ func (a *attempt) end(err error) error {
 		return err
 	}
 	a.ended = true
-	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) {
-		a.health.failed(KindOf(err), a.resp != nil || isStatus(err) || a.hurried)
+	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) && !errors.Is(err, errOtherFile) {
+		a.health.failed(KindOf(err), a.resp != nil || isStatus(err, 0) || a.hurried)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
 	a.e.trace.attemptDone(a.caller, a.info)
@@ -147,10 +147,10 @@ func (a *attempt) close(err error) error {
 	return err
 }
 
-// isStatus reports whether an error is an answer of the mirror's, though no file.
-func isStatus(err error) bool {
+// isStatus reports whether an error is an answer of the mirror's, though no file: with this code, or with any for 0.
+func isStatus(err error, code int) bool {
 	var status *StatusError
-	return errors.As(err, &status)
+	return errors.As(err, &status) && (code == 0 || code == status.Code)
 }
 
 // A body is what a mirror sends: bounded, and watched while it is read.

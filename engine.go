@@ -34,8 +34,9 @@ type want struct {
 	// sends them, and mirrors that are equal may be asked in any order, or several at once.
 	race bool
 
-	// into receives the file; if it is nil, data does.
-	into *os.File
+	// into receives the file; if it is nil, data does. Of what is in it already, unfinished tells.
+	into       *os.File
+	unfinished *unfinished
 
 	// begun, if set, is called when the first mirror has answered.
 	begun func()

@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -22,6 +23,15 @@ func SetNetwork(f *Fetcher, inside func(netip.AddrPort) bool, proxy func(*http.R
 
 // Inside is what decides without SetNetwork.
 func Inside(a netip.Addr) bool { return inside(netip.AddrPortFrom(a, 443)) }
+
+// ParseUnfinished returns the size of a file that was set aside, and what is missing of it.
+func ParseUnfinished(r io.ReaderAt, length int64) (size int64, missing [][2]int64, err error) {
+	u, err := parseUnfinished(r, length)
+	for _, gap := range u.missing() {
+		missing = append(missing, [2]int64{gap.from, gap.to})
+	}
+	return u.size, missing, err
+}
 
 // Parsers of foreign text.
 var (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -30,7 +31,6 @@ type round struct {
 	attempts []Attempt // what became of each mirror
 	again    bool      // all failures may pass
 
-	pieces   []piece // who has sent what of a large file
 	suspects []piece // of one that was put together, and condemned
 	whole    bool    // it is now fetched whole
 }
@@ -76,8 +76,12 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 		}
 		a := r.next(ctx)
 		err := a.err
-		if err == nil {
+		switch {
+		case err == nil:
 			err = r.take(ctx, a)
+		case a.req.Offset > 0 && isStatus(err, http.StatusRequestedRangeNotSatisfiable):
+			r.w.unfinished.drop()
+			err = errOtherFile
 		}
 		err = a.end(err)
 		if err == nil {
@@ -99,7 +103,11 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 func (r *round) ask(ctx context.Context) {
 	place := r.queue[0]
 	r.queue = r.queue[1:]
-	a := newAttempt(ctx, r.e, r.t.mirrors[place], r.w, Request{Path: r.w.path, Retry: len(r.t.mirrors) == 1 && r.first})
+	req := Request{Path: r.w.path, Retry: len(r.t.mirrors) == 1 && r.first}
+	if r.w.into != nil {
+		req.Offset, req.Length = r.continues()
+	}
+	a := newAttempt(ctx, r.e, r.t.mirrors[place], r.w, req)
 	a.place, a.others = place, len(r.queue)+len(r.running) > 0
 	if wait := r.patience(a); wait > 0 && wait < a.wait {
 		a.wait, a.hurried = wait, true
@@ -180,21 +188,25 @@ func (r *round) take(ctx context.Context, a *attempt) error {
 	if err := r.receive(ctx, a); err != nil {
 		return err
 	}
-	if err := r.inspect(ctx, a); err != nil {
-		return err
+	err := r.inspect(ctx, a)
+	if err == nil {
+		err = r.w.judge(ctx, a.mirror, nil)
 	}
-	err := r.w.judge(ctx, a.mirror, nil)
+	var end *fatalError
 	switch {
 	case err == nil:
 		r.blame(ctx)
-	case KindOf(err) == Corrupt && spliced(r.pieces, a.mirror):
+		return nil
+	case errors.As(err, &end):
+		return err // no verdict on what has arrived
+	case KindOf(err) == Corrupt && spliced(r.w.unfinished.pieces, a.mirror):
 		if err := r.suspect(); err != nil {
 			return &fatalError{err}
 		}
 		r.whole = true
-		r.queue = append(r.queue, a.place)
-		return errSpliced
+		err = errSpliced
 	}
+	r.w.unfinished.drop()
 	return err
 }
 
@@ -203,8 +215,12 @@ func (r *round) served(a *attempt) {
 	if a.info.Err == nil { // else others have sent what it did not
 		a.health.served(r.w.into != nil)
 	}
-	for i, p := range r.pieces {
-		if p.mirror != a.mirror && p.to-p.from >= minSegment && !slices.ContainsFunc(r.pieces[:i], func(o piece) bool { return o.mirror == p.mirror }) {
+	if r.w.into == nil {
+		return
+	}
+	pieces := r.w.unfinished.pieces
+	for i, p := range pieces {
+		if p.mirror != nil && p.mirror != a.mirror && p.to-p.from >= minSegment && !slices.ContainsFunc(pieces[:i], func(o piece) bool { return o.mirror == p.mirror }) {
 			r.e.healths.get(p.mirror).served(true)
 		}
 	}
@@ -216,7 +232,7 @@ func (r *round) inspect(ctx context.Context, a *attempt) error {
 		return err
 	}
 	defer r.e.judging.Release(1)
-	if a.leave() {
+	if a.leave() && slices.ContainsFunc(r.w.unfinished.pieces, func(p piece) bool { return p.mirror == a.mirror }) {
 		return errDoomed
 	}
 	if err := r.w.inspect(ctx); err != nil {
@@ -243,6 +259,12 @@ func (r *round) stop() {
 
 // note keeps what became of a mirror.
 func (r *round) note(a *attempt, err error) {
+	switch {
+	case errors.Is(err, errSpliced):
+		r.queue = append(r.queue, a.place)
+	case errors.Is(err, errOtherFile):
+		r.queue = slices.Insert(r.queue, 0, a.place)
+	}
 	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
 	if a.hurried && a.resp == nil && last.Kind == Transient && !(r.paused[a.place] && r.answered()) {
 		r.queue = append(r.queue, a.place) // it was not waited for long enough to be given up

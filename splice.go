@@ -83,17 +83,27 @@ const (
 )
 
 var (
-	errSlow    = &failure{kind: ErrTransient, msg: fmt.Sprintf("sent less than %d KiB a second, while others can be asked", floorRate>>10)}
-	errRange   = &failure{kind: ErrTransient, msg: "ignores ranges, or has another file by now"}
-	errSpliced = &failure{kind: ErrTransient, msg: "put together from several answers, and condemned: it is fetched whole"}
+	errSlow      = &failure{kind: ErrTransient, msg: fmt.Sprintf("sent less than %d KiB a second, while others can be asked", floorRate>>10)}
+	errRange     = &failure{kind: ErrTransient, msg: "ignores ranges, or has another file by now"}
+	errOtherFile = &failure{kind: ErrTransient, msg: "cannot go on with what has arrived so far: it is fetched whole"}
+	errSpliced   = &failure{kind: ErrTransient, msg: "put together from several answers, and condemned: it is fetched whole"}
 )
 
 // receive fills the file from a's answer.
 func (r *round) receive(ctx context.Context, a *attempt) error {
-	if err := r.w.into.Truncate(0); err != nil {
-		return &fatalError{err}
+	u := r.w.unfinished
+	if u.size > 0 && (a.resp.Size != u.size || a.resp.Offset != u.missing()[0].from) {
+		u.drop()
 	}
-	s := &splice{r: r, size: a.resp.Size, began: time.Now(), wake: make(chan struct{}, 1), many: r.t.equal && r.w.race}
+	if u.size == 0 {
+		if a.resp.Offset != 0 {
+			return errOtherFile
+		}
+		if err := r.w.into.Truncate(0); err != nil {
+			return &fatalError{err}
+		}
+	}
+	s := &splice{r: r, size: a.resp.Size, began: time.Now(), wake: make(chan struct{}, 1), many: r.t.equal && r.w.race, pieces: u.pieces}
 	s.sources = []*source{{mirror: a.mirror, place: a.place, etag: a.resp.ETag}}
 	if strings.HasPrefix(a.resp.ETag, "W/") {
 		s.sources[0].fails = maxFails // its file may differ from one request to the next
@@ -103,20 +113,43 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 			s.sources = append(s.sources, &source{mirror: r.t.mirrors[place], place: place})
 		}
 	}
-	err := s.run(ctx, a)
-	r.pieces = s.pieces
+	err := s.run(ctx, a, u.missing())
+	if s.size > 0 && (err == nil || r.known(ctx)) {
+		*u = unfinished{s.size, s.pieces}
+	}
 	return err
 }
 
-func (s *splice) run(ctx context.Context, lead *attempt) error {
+// continues returns the range to begin with; 0, 0 is the whole file.
+func (r *round) continues() (offset, length int64) {
+	u := r.w.unfinished
+	if u.size == 0 || r.whole {
+		u.drop()
+		return 0, 0
+	}
+	first := u.missing()[0]
+	if first.to < u.size {
+		length = first.to - first.from
+	}
+	return first.from, length
+}
+
+// known reports whether parts of different answers may be put together.
+func (r *round) known(ctx context.Context) bool { return r.w.known != nil && r.w.known(ctx) }
+
+func (s *splice) run(ctx context.Context, lead *attempt, missing []span) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.wg.Wait()
 	defer cancel()
-	to := s.size
-	if to < 0 {
-		to = s.r.w.limit + 1 // reading ends before
+	if missing == nil {
+		missing = []span{{0, s.size}}
+		if s.size < 0 {
+			missing[0].to = s.r.w.limit + 1 // reading ends before
+		}
 	}
-	p := &part{span: span{0, to}, src: s.sources[0], a: lead, lead: true, open: true}
+	p := &part{span: missing[0], src: s.sources[0], a: lead, lead: true, open: true}
+	p.last, p.sent = p.from, span{p.from, p.from}
+	s.todo = missing[1:]
 	p.src.lanes[0] = true
 	s.parts = []*part{p}
 	s.wg.Go(func() { s.receive(p) })
@@ -133,7 +166,7 @@ func (s *splice) run(ctx context.Context, lead *attempt) error {
 			return context.Cause(ctx)
 		case running == 0 && !missing:
 			return nil
-		case missing && (s.size < 0 || s.r.whole || s.r.w.known == nil || !s.r.w.known(ctx)):
+		case missing && (s.size < 0 || s.r.whole || !s.r.known(ctx)):
 			return err
 		case missing && s.begin(ctx):
 			continue // there may be more
@@ -257,7 +290,9 @@ func (s *splice) finish(p *part, err error) {
 	if err == nil && s.size < 0 {
 		p.to = p.from // the mirror has said where it ends
 	}
-	if p.sent.to > p.sent.from {
+	if errors.Is(err, errDoomed) {
+		p.from = p.sent.from // nothing that it has sent is worth having
+	} else if p.sent.to > p.sent.from {
 		s.pieces = append(s.pieces, piece{span: p.sent, mirror: p.src.mirror})
 	}
 	if p.from < p.to {
@@ -315,7 +350,7 @@ func (s *splice) look(ctx context.Context) {
 		more = min(max(len(s.parts), 1), maxParts-len(s.parts))
 	}
 	s.mu.Unlock()
-	if more == 0 || s.r.w.known == nil || !s.r.w.known(ctx) {
+	if more == 0 || !s.r.known(ctx) {
 		return
 	}
 	for range more {
@@ -354,7 +389,7 @@ func spliced(pieces []piece, lead Mirror) bool {
 
 // suspect keeps what each mirror has sent of a condemned file, until the good one is there.
 func (r *round) suspect() error {
-	r.suspects = r.pieces
+	r.suspects = slices.Clone(r.w.unfinished.pieces)
 	for i := range r.suspects {
 		sum, err := r.sum(r.suspects[i].span)
 		if err != nil {
@@ -375,7 +410,7 @@ func (r *round) sum(s span) (sum [sha256.Size]byte, err error) {
 // bytes are not put beside those of others for a while; it is not condemned, as h1 does not cover how a zip is encoded.
 func (r *round) blame(ctx context.Context) {
 	for _, p := range r.suspects {
-		if sum, err := r.sum(p.span); err != nil || sum == p.sum {
+		if sum, err := r.sum(p.span); p.mirror == nil || err != nil || sum == p.sum {
 			continue
 		}
 		err := failf(ErrTransient, "bytes %d to %d are not those of the verified file: wrong, or of another encoding of it", p.from, p.to)

@@ -32,6 +32,7 @@ type bubble struct {
 	hosts  map[string]http.Handler
 
 	gosumdb string // "" for the origin's
+	dir     string // the module cache of all Fetchers; "" for a new one each
 
 	mu    sync.Mutex // guards the following
 	bytes int64
@@ -96,7 +97,10 @@ func (b *bubble) fetcher(list string, opts ...modfetch.Option) (*modfetch.Fetche
 	for _, item := range strings.FieldsFunc(list, func(r rune) bool { return r == '|' || r == ',' }) {
 		items = append(items, item, "http://"+item+".test")
 	}
-	dir := tempDir(b)
+	dir := b.dir
+	if dir == "" {
+		dir = tempDir(b)
+	}
 	f, err := modfetch.New(append([]modfetch.Option{
 		modfetch.WithGOPROXY(strings.NewReplacer(items...).Replace(list)), modfetch.WithGoSum(b.sums), modfetch.WithSumDB(cmp.Or(b.gosumdb, b.origin.GOSUMDB())),
 		modfetch.WithModCache(dir), modfetch.WithHTTPClient(&http.Client{Transport: b}), modfetch.WithTrace(&modfetch.Trace{

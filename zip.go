@@ -282,9 +282,33 @@ func (s *staging) obtain(ctx context.Context) error {
 	}
 	ask, answer, leave := s.f.askVoucher(ctx, s.m)
 	defer leave()
+	var u unfinished
+	if s.f.mod == nil {
+		return s.fetch(ctx, ask, answer, &u)
+	}
+	sum := func() string { v, _ := answer(); return v.want }
+	u = s.f.mod.takeUp(ctx, s.file, sum)
+	took := u.size > 0
+	err := s.fetch(ctx, ask, answer, &u)
+	if err != nil && u.arrived() >= minUnfinished && sum() != "" {
+		s.f.mod.setAside(s.file, sum(), &u) // if that fails, it is fetched again
+	} else if took {
+		os.Remove(s.f.mod.unfinishedFile(sum()))
+	}
+	return err
+}
+
+// fetch fills the staging file from the mirrors, or with what is missing in it.
+func (s *staging) fetch(ctx context.Context, ask func(), answer func() (voucher, error), u *unfinished) error {
+	if u.size > 0 && len(u.missing()) == 0 { // the process before had no time to judge it
+		if err := s.judgeCached(ctx); err == nil || ctx.Err() != nil || KindOf(err) == Security {
+			return err
+		}
+		u.drop()
+	}
 	mirror, err := s.f.fetch(ctx, s.m.Path, want{
-		module: s.m, path: name, limit: maxZip, race: s.f.mayRace(ctx, s.m), crosses: s.f.crosses(s.m),
-		into: s.file, begun: ask,
+		module: s.m, path: proxyPath(s.m, "zip"), limit: maxZip, race: s.f.mayRace(ctx, s.m), crosses: s.f.crosses(s.m),
+		into: s.file, unfinished: u, begun: ask,
 		known: func(context.Context) bool {
 			v, err := answer()
 			return err == nil && v.want != ""

@@ -1,0 +1,161 @@
+package modfetch
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/modfetch/modfetch/internal/regular"
+)
+
+// An unfinished is what has arrived of a file whose hash is known. A transfer that is interrupted goes on from there: with
+// another mirror, or, set aside in a module cache, in another process. Nobody is believed for it; the whole is judged.
+type unfinished struct {
+	size   int64 // of the whole file; 0 if nothing has arrived
+	pieces []piece
+}
+
+// missing returns what has not arrived, in order.
+func (u *unfinished) missing() []span {
+	var gaps []span
+	at := int64(0)
+	for _, p := range slices.SortedFunc(slices.Values(u.pieces), func(a, b piece) int { return cmp.Compare(a.from, b.from) }) {
+		if p.from > at {
+			gaps = append(gaps, span{at, p.from})
+		}
+		at = max(at, p.to)
+	}
+	if at < u.size {
+		gaps = append(gaps, span{at, u.size})
+	}
+	return gaps
+}
+
+func (u *unfinished) arrived() int64 {
+	n := u.size
+	for _, gap := range u.missing() {
+		n -= gap.to - gap.from
+	}
+	return n
+}
+
+func (u *unfinished) drop() { *u = unfinished{} }
+
+const (
+	unfinishedAge = 24 * time.Hour // after which nobody is expected to go on
+	minUnfinished = 256 << 10      // bytes; fewer are soon fetched again
+	maxGapList    = 64 << 10       // bytes
+)
+
+// unfinishedFile is where a zip is set aside by the hash that it has to have, out of the go command's sight.
+func (c *modCache) unfinishedFile(sum string) string {
+	return filepath.Join(c.dir, "cache", "modfetch", fmt.Sprintf("%x.zip", sha256.Sum256([]byte(sum))))
+}
+
+// setAside closes a file of which not all has arrived and keeps it for a later process. Behind the file's own bytes stand a
+// list of those that are missing, and its size.
+func (c *modCache) setAside(file *os.File, sum string, u *unfinished) error {
+	defer file.Close() // if it has not come to that
+	var gaps [][2]int64
+	for _, gap := range u.missing() {
+		gaps = append(gaps, [2]int64{gap.from, gap.to})
+	}
+	list, err := json.Marshal(gaps)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(u.size); err != nil {
+		return err
+	}
+	if _, err := file.WriteAt(binary.BigEndian.AppendUint64(list, uint64(u.size)), u.size); err != nil {
+		return err
+	}
+	name := c.unfinishedFile(sum)
+	if err := errors.Join(file.Close(), os.MkdirAll(filepath.Dir(name), 0o777)); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), name)
+}
+
+// takeUp copies what was set aside into a staging file; who may write to the original has no hold on a copy. If nothing
+// was, for any file, it does not ask for the sum. What is too old is removed.
+func (c *modCache) takeUp(ctx context.Context, into *os.File, sum func() string) unfinished {
+	dir := filepath.Dir(c.unfinishedFile(""))
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return unfinished{}
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > unfinishedAge {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+	file, err := regular.Open(c.unfinishedFile(sum()), os.O_RDONLY)
+	if err != nil {
+		return unfinished{}
+	}
+	defer file.Close()
+	var u unfinished
+	info, err := file.Stat()
+	if err == nil {
+		u, err = parseUnfinished(file, info.Size())
+	}
+	for _, p := range u.pieces {
+		if err == nil && ctx.Err() == nil {
+			_, err = io.Copy(io.NewOffsetWriter(into, p.from), io.NewSectionReader(file, p.from, p.to-p.from))
+		}
+	}
+	if ctx.Err() != nil {
+		return unfinished{}
+	}
+	if err != nil {
+		os.Remove(file.Name())
+		return unfinished{}
+	}
+	return u
+}
+
+// parseUnfinished reads what setAside has written behind a file's own bytes.
+func parseUnfinished(r io.ReaderAt, length int64) (unfinished, error) {
+	malformed := errors.New("not what an interrupted transfer leaves")
+	var size [8]byte
+	if length < int64(len(size)) {
+		return unfinished{}, malformed
+	}
+	length -= int64(len(size))
+	if _, err := r.ReadAt(size[:], length); err != nil {
+		return unfinished{}, err
+	}
+	u := unfinished{size: int64(binary.BigEndian.Uint64(size[:]))}
+	if u.size <= 0 || u.size > maxZip || length < u.size || length-u.size > maxGapList {
+		return unfinished{}, malformed
+	}
+	list := make([]byte, length-u.size)
+	if _, err := r.ReadAt(list, u.size); err != nil {
+		return unfinished{}, err
+	}
+	var gaps [][2]int64
+	if err := json.Unmarshal(list, &gaps); err != nil {
+		return unfinished{}, err
+	}
+	at := int64(0)
+	for _, gap := range append(gaps, [2]int64{u.size, u.size + 1}) {
+		if gap[0] < at || gap[0] >= gap[1] {
+			return unfinished{}, malformed
+		}
+		if gap[0] > at {
+			u.pieces = append(u.pieces, piece{span: span{at, gap[0]}})
+		}
+		at = gap[1]
+	}
+	return u, nil
+}

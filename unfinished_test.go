@@ -1,0 +1,247 @@
+package modfetch_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/modfetchtest"
+)
+
+const bigZip = "/example.com/big/@v/v1.0.0.zip"
+
+// setAside returns the only file that an interrupted transfer has left, or "".
+func setAside(t testing.TB, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "cache", "modfetch"))
+	if err != nil && !os.IsNotExist(err) || len(entries) > 1 {
+		t.Fatal(err, entries)
+	}
+	if len(entries) == 0 {
+		return ""
+	}
+	return filepath.Join(dir, "cache", "modfetch", entries[0].Name())
+}
+
+// interrupt lets a process fetch the big zip, and ends it after d.
+func (b *bubble) interrupt(list string, d time.Duration) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), d)
+	defer cancel()
+	f, _ := b.fetcher(list)
+	z, err := f.Zip(ctx, bigModule)
+	if err == nil {
+		z.Close()
+		b.Fatal("it was not interrupted")
+	}
+}
+
+// TestInterruptedTransfersGoOn: the next process asks only for what the one before has not got.
+func TestInterruptedTransfersGoOn(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	size := int64(len(httpGetIn(t, origin, bigZip)))
+	for name, c := range map[string]struct {
+		fault, then, later modfetchtest.Fault // of the mirror: at first, and when the next process asks
+		list               string
+		after              time.Duration
+		spoil              func(t *testing.T, file string)
+		most               int64 // bytes sent to the second process
+		nothing            bool  // is set aside
+	}{
+		"cancelled":                   {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, most: size - 2<<20},
+		"cancelled in many parts":     {fault: modfetchtest.Fault{}.Bandwidth(100 << 10), list: "a", after: 3 * time.Second, most: size - 1<<20},
+		"all mirrors fail":            {fault: modfetchtest.Truncate(2 << 20).Times(1), then: modfetchtest.Status(500), list: "a", after: time.Hour, most: size - 2<<20},
+		"almost nothing had arrived":  {fault: modfetchtest.Stall(100 << 10), list: "a", after: time.Second / 10, most: size, nothing: true},
+		"another mirror goes on":      {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Status(500), list: "a|c", after: time.Second, most: size - 2<<20 + 1<<10},
+		"ranges are ignored":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Ignore("Range"), list: "a", after: time.Second, most: size + 64<<10},
+		"the range cannot be had":     {fault: modfetchtest.Stall(2 << 20), later: unsatisfiable(), list: "a", after: time.Second, most: size + 64<<10},
+		"the mirror states a size":    {fault: modfetchtest.Stall(2 << 20), later: otherRange(), list: "a", after: time.Second, most: 2*size + 64<<10},
+		"what was set aside is wrong": {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: flipByte(1 << 20), most: 2 * size},
+		"the list is cut off":         {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: cutOff(3), most: size},
+		"the file is cut off":         {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: cutOff(2 << 20), most: size},
+		"it is no file": {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, most: size, spoil: func(t *testing.T, file string) {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("/dev/zero", file); err != nil {
+				t.Skip(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := origin.Mirror()
+			a.Fault("*.zip", c.then)
+			a.Fault("*.zip", c.fault)
+			dir := tempDir(t)
+			inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a, "c": origin.Mirror()}, func(t *testing.T, b *bubble) {
+				b.dir = dir
+				b.interrupt("a", c.after)
+				if (setAside(t, dir) == "") != c.nothing {
+					t.Fatalf("set aside: %q", setAside(t, dir))
+				}
+				for _, name := range files(t, dir) {
+					if strings.Contains(name, "@v") && !strings.HasSuffix(name, ".lock") {
+						t.Errorf("left where the go command looks: %s", name)
+					}
+				}
+				if c.spoil != nil {
+					c.spoil(t, setAside(t, dir))
+				}
+				a.ClearFaults()
+				a.Fault("*.zip", c.later)
+				before := b.sent()
+				f, _ := b.fetcher(c.list)
+				b.wantBig(f, dir)
+				if sent := b.sent() - before; sent > c.most {
+					t.Errorf("%d bytes were sent again, want at most %d: %v", sent, c.most, a.Log())
+				}
+				if left := setAside(t, dir); left != "" && name != "it is no file" {
+					t.Errorf("left behind: %s", left)
+				}
+				for _, i := range f.Mirrors() {
+					if i.Mirror == "http://a.test" && len(i.Failures) > 0 && !strings.HasPrefix(name, "another") && !strings.HasPrefix(name, "the mirror states") {
+						t.Errorf("the mirror is said to have failed: %v", i.Failures)
+					}
+				}
+			})
+		})
+	}
+}
+
+// unsatisfiable answers a range with 416, once.
+func unsatisfiable() modfetchtest.Fault { return modfetchtest.Status(416).Times(1) }
+
+// otherRange answers a range of another file, once.
+func otherRange() modfetchtest.Fault {
+	return modfetchtest.Fault{}.Header("Content-Range", "bytes 2097152-3000000/3000001").Times(1)
+}
+
+func flipByte(at int64) func(t *testing.T, file string) {
+	return func(t *testing.T, file string) {
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var c [1]byte
+		if _, err := f.ReadAt(c[:], at); err != nil {
+			t.Fatal(err)
+		}
+		c[0]++
+		if _, err := f.WriteAt(c[:], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func cutOff(n int64) func(t *testing.T, file string) {
+	return func(t *testing.T, file string) {
+		info, err := os.Stat(file)
+		if err == nil {
+			err = os.Truncate(file, info.Size()-n)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestWhatIsSetAsideIsBound: to a known hash, to a day, and to the verdict on it.
+func TestWhatIsSetAsideIsBound(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	stalling := func() *modfetchtest.Server {
+		a := origin.Mirror()
+		a.Fault("*.zip", modfetchtest.Stall(2<<20))
+		return a
+	}
+	t.Run("hash", func(t *testing.T) {
+		inBubble(t, origin, nil, map[string]*modfetchtest.Server{"a": stalling()}, func(t *testing.T, b *bubble) {
+			b.dir, b.gosumdb = tempDir(t), "off"
+			b.interrupt("a", time.Second)
+			if left := setAside(t, b.dir); left != "" {
+				t.Errorf("nobody vouches for it, and yet it is kept: %s", left)
+			}
+		})
+	})
+	t.Run("day", func(t *testing.T) {
+		inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": stalling()}, func(t *testing.T, b *bubble) {
+			b.dir = tempDir(t)
+			b.interrupt("a", time.Second)
+			file := setAside(t, b.dir)
+			for i, age := range []time.Duration{23 * time.Hour, 25 * time.Hour} {
+				if err := os.Chtimes(file, time.Time{}, time.Now().Add(-age)); err != nil {
+					t.Fatal(err)
+				}
+				f, _ := b.fetcher("a")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				f.Zip(ctx, allModules[i]) // any other
+				cancel()
+				if kept := setAside(t, b.dir) != ""; kept != (age < 24*time.Hour) {
+					t.Errorf("after %v it is kept: %t", age, kept)
+				}
+			}
+		})
+	})
+	t.Run("verdict", func(t *testing.T) {
+		a := stalling()
+		inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
+			b.dir = tempDir(t)
+			b.interrupt("a", time.Second)
+			a.ClearFaults()
+			a.Fault("*.zip", modfetchtest.CorruptRaw(-10000))
+			f, _ := b.fetcher("a")
+			if z, err := f.Zip(t.Context(), bigModule); modfetch.KindOf(err) != modfetch.Corrupt {
+				t.Errorf("got %v, %v", z, err)
+			}
+			if left := setAside(t, b.dir); left != "" {
+				t.Errorf("condemned, and yet kept: %s", left)
+			}
+		})
+	})
+	t.Run("all of it is there", func(t *testing.T) {
+		a := stalling()
+		inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
+			b.dir = tempDir(t)
+			b.interrupt("a", time.Second)
+			zip := httpGetIn(t, origin, bigZip)
+			whole := binary.BigEndian.AppendUint64(append(bytes.Clone(zip), "null"...), uint64(len(zip)))
+			if err := os.WriteFile(setAside(t, b.dir), whole, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			asked := a.Count("*.zip")
+			f, dir := b.fetcher("a")
+			b.wantBig(f, dir)
+			if a.Count("*.zip") != asked || setAside(t, dir) != "" {
+				t.Errorf("asked %d times for what is there; left is %q", a.Count("*.zip")-asked, setAside(t, dir))
+			}
+		})
+	})
+}
+
+func FuzzUnfinished(f *testing.F) {
+	for _, list := range []string{"null", "[]", "[[0,3]]", "[[1,2],[4,5]]", "[[0,9]]", "[[2,1]]", "[[3,4],[1,2]]", "{"} {
+		f.Add(binary.BigEndian.AppendUint64([]byte("12345"+list), 5))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		size, missing, err := modfetch.ParseUnfinished(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			return
+		}
+		list, jsonErr := json.Marshal(missing)
+		again := binary.BigEndian.AppendUint64(append(bytes.Clone(data[:size]), list...), uint64(size))
+		size2, missing2, err := modfetch.ParseUnfinished(bytes.NewReader(again), int64(len(again)))
+		list2, _ := json.Marshal(missing2)
+		if jsonErr != nil || err != nil || size2 != size || !bytes.Equal(list, list2) {
+			t.Errorf("%d %s, then %d %s %v", size, list, size2, list2, err)
+		}
+	})
+}
