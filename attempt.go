@@ -110,7 +110,7 @@ func (a *attempt) end(err error) error {
 	}
 	a.ended = true
 	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) && !errors.Is(err, errOtherFile) {
-		a.health.failed(KindOf(err), a.resp != nil || isStatus(err, 0) || a.hurried)
+		a.health.failed(err, a.resp != nil || isStatus(err, 0) || a.hurried)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
 	a.e.trace.attemptDone(a.caller, a.info)
@@ -134,7 +134,7 @@ func (a *attempt) close(err error) error {
 	}
 	if a.body != nil {
 		a.body.stall.Stop()
-		a.health.received(a.body.n, time.Since(a.body.start))
+		a.health.received(a.info.Bytes, time.Since(a.body.start))
 	}
 	if a.resp != nil {
 		a.resp.Body.Close()
@@ -159,13 +159,11 @@ type body struct {
 	stall *time.Timer
 	start time.Time
 	told  time.Time // when Progress was last called
-	r     io.Reader
-	size  int64 // of what comes, -1 if unknown
-	n     int64
+	size  int64     // of what comes, -1 if unknown
 }
 
 func newBody(a *attempt) *body {
-	b := &body{a: a, start: time.Now(), r: a.resp.Body, size: a.resp.Size}
+	b := &body{a: a, start: time.Now(), size: a.resp.Size}
 	if b.size >= 0 {
 		b.size -= a.resp.Offset
 	}
@@ -175,15 +173,14 @@ func newBody(a *attempt) *body {
 
 func (b *body) Read(p []byte) (int, error) {
 	a := b.a
-	n, err := b.r.Read(p)
-	b.n += int64(n)
-	a.info.Bytes = b.n
+	n, err := a.resp.Body.Read(p)
+	a.info.Bytes += int64(n)
 	if n > 0 {
 		b.stall.Reset(stallTimeout)
 	}
 	now := time.Now()
-	if elapsed := now.Sub(b.start); elapsed > rateGrace && b.n < int64(elapsed.Seconds()*minRate) {
-		a.cancel(failf(ErrTransient, "sent %d bytes in %s: too slow", b.n, elapsed.Round(time.Second)))
+	if elapsed := now.Sub(b.start); elapsed > rateGrace && a.info.Bytes < int64(elapsed.Seconds()*minRate) {
+		a.cancel(failf(ErrTransient, "sent %d bytes in %s: too slow", a.info.Bytes, elapsed.Round(time.Second)))
 		return n, context.Cause(a.ctx)
 	}
 	if now.Sub(b.told) >= progressEvery {
@@ -191,14 +188,14 @@ func (b *body) Read(p []byte) (int, error) {
 		a.e.trace.progress(a.caller, a.info)
 	}
 	switch {
-	case a.resp.Offset+b.n > a.w.limit:
+	case a.resp.Offset+a.info.Bytes > a.w.limit:
 		return n, failf(ErrCorrupt, "sent more than the %d bytes that are accepted", a.w.limit)
 	case err != nil && a.ctx.Err() != nil:
 		return n, context.Cause(a.ctx)
 	case a.leave():
 		return n, errDoomed
-	case err == io.EOF && b.size >= 0 && b.n < b.size, err != nil && err != io.EOF:
-		return n, fmt.Errorf("%w after %d of %s", errCut, b.n, sizeText(b.size))
+	case err == io.EOF && b.size >= 0 && a.info.Bytes < b.size, err != nil && err != io.EOF:
+		return n, fmt.Errorf("%w after %d of %s", errCut, a.info.Bytes, sizeText(b.size))
 	}
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/module"
 )
@@ -169,6 +170,9 @@ type StatusError struct {
 	Path   string // escaped GOPROXY path
 	Code   int    // HTTP status code
 	Detail string // the server's own words: plain text, at most 8 lines, without control characters and secrets
+
+	// RetryAfter is for how long the server asks to be left alone, at most 30 seconds; 0 if it does not say.
+	RetryAfter time.Duration
 }
 
 func (e *StatusError) Error() string {

@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -11,17 +12,14 @@ import (
 // A health is what an engine has learned of one mirror. Where mirrors are equal it orders them; elsewhere it only keeps a
 // mirror that is known to be dead, or whose bytes were condemned, from being waited for while another can be asked.
 type health struct {
-	mirror string
-
 	mu      sync.Mutex // guards the following
 	latency time.Duration
-	rate    float64   // bytes per second of one connection, a moving average; 0 if unknown
-	silent  int       // failures in a row that may pass
-	wrong   int       // files condemned, and no good one since
-	until   time.Time // passed over until then; then one request is let through to see
-	doomed  bool      // until is because of condemned bytes: an answer alone does not end it
-	odd     time.Time // until then its bytes are not put beside those of others
-	info    MirrorInfo
+	silent  int               // failures in a row that may pass
+	wrong   int               // files condemned, and no good one since
+	until   time.Time         // passed over until then; then one request is let through to see
+	doomed  bool              // until is because of condemned bytes: an answer alone does not end it
+	odd     time.Time         // until then its bytes are not put beside those of others
+	info    MirrorInfo        // but for what tell adds
 	recent  [64]time.Duration // latencies, of which the median is told
 	answers int
 }
@@ -65,7 +63,7 @@ func (h *healths) get(m Mirror) *health {
 		if h.of == nil {
 			h.of = make(map[Mirror]*health)
 		}
-		x = &health{mirror: m.String()}
+		x = &health{info: MirrorInfo{Mirror: m.String()}}
 		h.of[m] = x
 		h.list = append(h.list, x)
 	}
@@ -88,7 +86,7 @@ func (h *health) tell() MirrorInfo {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info := h.info
-	info.Mirror, info.Rate, info.Failures = h.mirror, h.rate, maps.Clone(info.Failures)
+	info.Failures = maps.Clone(info.Failures)
 	if n := min(h.answers, len(h.recent)); n > 0 {
 		latencies := slices.Sorted(slices.Values(h.recent[:n]))
 		info.Latency = latencies[n/2]
@@ -128,10 +126,10 @@ func (h *health) received(n int64, in time.Duration) {
 		return
 	}
 	rate := float64(n) / in.Seconds()
-	if h.rate == 0 {
-		h.rate = rate
+	if h.info.Rate == 0 {
+		h.info.Rate = rate
 	}
-	h.rate += (rate - h.rate) / 4
+	h.info.Rate += (rate - h.info.Rate) / 4
 }
 
 // served notes a good file. Whoever sends bad zips is not better for good small files.
@@ -149,12 +147,17 @@ func (h *health) served(zip bool) {
 }
 
 // failed notes a failure. Absence is an answer, and who was told to stop did not fail.
-func (h *health) failed(kind Kind, answered bool) {
+func (h *health) failed(err error, answered bool) {
+	kind := KindOf(err)
 	if kind == Canceled {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var status *StatusError
+	if errors.As(err, &status) && status.RetryAfter > 0 {
+		h.until = time.Now().Add(status.RetryAfter)
+	}
 	if kind == NotFound || kind == Forbidden {
 		h.silent = 0
 		if !h.doomed {
@@ -229,5 +232,5 @@ func (h *health) isDoomed() bool {
 func (h *health) usual() (latency time.Duration, rate float64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.latency, h.rate
+	return h.latency, h.info.Rate
 }

@@ -209,7 +209,7 @@ func (m *httpMirror) response(resp *http.Response, r Request, sent []*http.Reque
 }
 
 func (m *httpMirror) statusError(resp *http.Response, r Request, sent []*http.Request) error {
-	e := &StatusError{Mirror: m.name, Path: r.Path, Code: resp.StatusCode}
+	e := &StatusError{Mirror: m.name, Path: r.Path, Code: resp.StatusCode, RetryAfter: retryAfter(resp)}
 	sameOrigin := resp.Request.URL.Scheme == m.base.Scheme && resp.Request.URL.Host == m.base.Host
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/plain" && sameOrigin {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxDetail))
@@ -236,12 +236,20 @@ func worthRetrying(ctx context.Context, resp *http.Response, err error) (bool, e
 // backoff waits as long as the server asks, within reason, else exponentially with jitter.
 func backoff(least, most time.Duration, attempt int, resp *http.Response) time.Duration {
 	if resp != nil {
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
-			return min(time.Duration(s)*time.Second, maxRetryAfter)
+		if d := retryAfter(resp); d > 0 {
+			return d
 		}
 	}
 	d := min(least<<attempt, most)
 	return d/2 + rand.N(d/2+1)
+}
+
+func retryAfter(resp *http.Response) time.Duration {
+	s, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || s < 0 {
+		return 0
+	}
+	return time.Duration(min(s, int(maxRetryAfter/time.Second))) * time.Second
 }
 
 type fsMirror struct {

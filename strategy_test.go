@@ -125,8 +125,10 @@ func (b *bubble) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	pr, pw := io.Pipe()
 	w := &pipeWriter{b: b, header: make(http.Header), pipe: pw, ready: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(context.Cause(ctx)) })
 	go func() {
 		defer cancel()
+		defer stop() // what has been written is still to be read
 		defer func() {
 			if recover() != nil { // http.ErrAbortHandler
 				pw.CloseWithError(io.ErrUnexpectedEOF)
@@ -138,7 +140,6 @@ func (b *bubble) RoundTrip(r *http.Request) (*http.Response, error) {
 		in.Host, in.URL.Host = "", ""
 		h.ServeHTTP(w, in)
 	}()
-	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(context.Cause(ctx)) })
 	select {
 	case <-w.ready:
 	case <-r.Context().Done():
@@ -422,6 +423,25 @@ func TestSoleMirrorIsAlwaysAsked(t *testing.T) {
 		only.ClearFaults()
 		if _, err := f.GoMod(t.Context(), moduleM); err != nil {
 			t.Errorf("it is up again: %v", err)
+		}
+	})
+}
+
+// TestMirrorThatAsksForPatienceGetsIt: as long as another one can be asked.
+func TestMirrorThatAsksForPatienceGetsIt(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	busy, free := origin.Mirror(), origin.Mirror()
+	busy.Fault("*", modfetchtest.Status(429).Header("Retry-After", "20").Times(1))
+	inBubble(t, origin, sums, map[string]*modfetchtest.Server{"busy": busy, "free": free}, func(t *testing.T, b *bubble) {
+		f, _ := b.fetcher("busy|free")
+		for i, wait := range []time.Duration{0, time.Second, 18 * time.Second, 2 * time.Second} {
+			time.Sleep(wait)
+			if _, err := f.GoMod(t.Context(), allModules[i]); err != nil {
+				t.Fatal(err)
+			}
+			if n, want := busy.Count("*"), []int{1, 1, 1, 2}[i]; n != want {
+				t.Errorf("file %d: asked %d times, want %d", i, n, want)
+			}
 		}
 	})
 }
