@@ -60,7 +60,7 @@ var (
 )
 
 func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *attempt {
-	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, slots: e.slots, wait: headerTimeout, release: func() {}}
+	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, wait: headerTimeout, release: func() {}}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	if req.Retry {
 		a.wait = retryTimeout
@@ -68,6 +68,7 @@ func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *
 	if _, ok := m.(*direct); ok {
 		a.wait = directTimeout
 	}
+	a.slots = a.health.slots
 	a.info = AttemptInfo{Module: w.module, Path: w.path, Mirror: m.String(), Offset: req.Offset, Size: -1}
 	return a
 }

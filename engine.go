@@ -15,13 +15,11 @@ import (
 // An engine gets one file from many mirrors. What a mirror sends is judged before it is believed: one that sends a corrupt,
 // cut or foreign file is passed over like one that does not answer.
 type engine struct {
-	slots     *semaphore.Weighted // requests under way
-	partSlots *semaphore.Weighted // of these, those for parts of files: a slow transfer that holds a slot must not keep its own rescue waiting
-	judging   *semaphore.Weighted // large files being judged, no more than there are processors: each is done sooner, and so is a mirror found out
-	strict    bool                // Policy.StrictComma
-	strategy  Strategy
-	trace     *Trace
-	healths   healths
+	judging  *semaphore.Weighted // large files being judged, no more than there are processors: each is done sooner, and so is a mirror found out
+	strict   bool                // Policy.StrictComma
+	strategy Strategy
+	trace    *Trace
+	healths  healths
 }
 
 // A want is one file to get, and how its bytes are judged.

@@ -7,11 +7,16 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // A health is what an engine has learned of one mirror. Where mirrors are equal it orders them; elsewhere it only keeps a
 // mirror that is known to be dead, or whose bytes were condemned, from being waited for while another can be asked.
 type health struct {
+	slots     *semaphore.Weighted // requests under way; each mirror has its own, or one that hangs would take those of all
+	partSlots *semaphore.Weighted // and for parts of files: a slow transfer that holds a slot must not keep its own rescue waiting
+
 	mu      sync.Mutex // guards the following
 	latency time.Duration
 	silent  int               // failures in a row that may pass
@@ -47,6 +52,8 @@ const (
 
 // healths of all mirrors that were asked.
 type healths struct {
+	jobs int // requests to one mirror at a time
+
 	mu   sync.Mutex // guards the following
 	of   map[Mirror]*health
 	list []*health // as first asked
@@ -64,6 +71,11 @@ func (h *healths) get(m Mirror) *health {
 			h.of = make(map[Mirror]*health)
 		}
 		x = &health{info: MirrorInfo{Mirror: m.String()}}
+		x.slots = semaphore.NewWeighted(int64(h.jobs))
+		x.partSlots = x.slots
+		if parts := h.jobs / 4; parts > 1 {
+			x.slots, x.partSlots = semaphore.NewWeighted(int64(h.jobs-parts)), semaphore.NewWeighted(int64(parts))
+		}
 		h.of[m] = x
 		h.list = append(h.list, x)
 	}

@@ -100,8 +100,8 @@ func WithHTTPClient(client *http.Client) Option {
 	return func(c *config) { c.client = append(c.client, client) }
 }
 
-// WithJobs sets how many requests may be under way at once. The default is 64. From 8 on, a quarter of them is kept for parts of
-// large files.
+// WithJobs sets how many requests to one mirror may be under way at once. The default is 64. From 8 on, a quarter of them is
+// kept for parts of large files.
 func WithJobs(n int) Option { return func(c *config) { c.jobs = append(c.jobs, n) } }
 
 // WithTrace sets the hooks that are told what the Fetcher does.
@@ -179,16 +179,11 @@ func (c *config) fetcher() (*Fetcher, error) {
 		}
 	}
 	f.engine = &engine{
-		slots:    semaphore.NewWeighted(int64(f.jobs)),
+		healths:  healths{jobs: f.jobs},
 		judging:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 		strict:   f.policy.StrictComma,
 		strategy: first(c.strategy),
 		trace:    f.trace,
-	}
-
-	f.engine.partSlots = f.engine.slots
-	if parts := f.jobs / 4; parts > 1 {
-		f.engine.slots, f.engine.partSlots = semaphore.NewWeighted(int64(f.jobs-parts)), semaphore.NewWeighted(int64(parts))
 	}
 
 	client := first(c.client)

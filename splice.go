@@ -195,7 +195,7 @@ func (s *splice) begin(ctx context.Context) bool {
 	s.todo = s.todo[1:]
 	p.src.lanes[lane] = true
 	p.a = newAttempt(ctx, s.r.e, src.mirror, s.r.w, Request{Path: s.r.w.path, Offset: p.from, Length: p.to - p.from, ETag: src.etag, Lane: lane})
-	p.a.place, p.a.others, p.a.slots = src.place, true, s.r.e.partSlots
+	p.a.place, p.a.others, p.a.slots = src.place, true, p.a.health.partSlots
 	if s.another(src) {
 		latency, _ := p.a.health.usual()
 		p.a.wait, p.a.hurried = min(max(partPatience, 4*latency), p.a.wait), true
@@ -347,7 +347,7 @@ func (s *splice) look(ctx context.Context) {
 	}
 	more := 0
 	if time.Since(s.began) >= 2*lookEvery && float64(missing) > total*spreadETA.Seconds() {
-		more = min(max(len(s.parts), 1), maxParts-len(s.parts))
+		more = min(3*len(s.parts), maxParts-len(s.parts))
 	}
 	s.mu.Unlock()
 	if more == 0 || !s.r.known(ctx) {

@@ -287,6 +287,37 @@ func TestStaggerOvertakesWhatDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// TestMirrorThatHangsHoldsUpNobody: not even if all requests that may be under way are its.
+func TestMirrorThatHangsHoldsUpNobody(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	for name, strategy := range map[string]modfetch.Strategy{"stagger": modfetch.Stagger(300 * time.Millisecond), "race": modfetch.Race()} {
+		for _, list := range []string{"hang|slow|good", "good|slow|hang"} {
+			t.Run(name+" "+list, func(t *testing.T) {
+				hang, slow, good := origin.Mirror(), origin.Mirror(), origin.Mirror()
+				hang.Fault("*", modfetchtest.Hang())
+				slow.Fault("*", modfetchtest.Fault{}.Latency(2*time.Second))
+				good.Fault("*", modfetchtest.Fault{}.Latency(50*time.Millisecond))
+				inBubble(t, origin, sums, map[string]*modfetchtest.Server{"hang": hang, "slow": slow, "good": good}, func(t *testing.T, b *bubble) {
+					f, _ := b.fetcher(list, modfetch.WithStrategy(strategy), modfetch.WithJobs(2))
+					start := time.Now()
+					var wg sync.WaitGroup
+					for _, m := range append(slices.Clone(allModules), bigModule) {
+						wg.Go(func() {
+							if _, err := f.GoMod(t.Context(), m); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					wg.Wait()
+					if took := time.Since(start); took > 3*time.Second {
+						t.Errorf("took %s", took)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestStaggerFollowsTheUsualLatency(t *testing.T) {
 	origin, sums := newBigWorld(t)
 	a, c := origin.Mirror(), origin.Mirror()

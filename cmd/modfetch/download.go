@@ -45,7 +45,8 @@ project, and else against the checksum database.
   -race             take them as equal, and ask all of them at once; for a zip,
                     only until it is known which are quick
   -modcache dir     use this module cache instead of GOMODCACHE
-  -jobs n           send at most n requests at a time; the default is 64
+  -jobs n           send each mirror at most n requests at a time; the
+                    default is 64
   -no-extract       leave modules as zip files
   -update-sum       add missing sums to go.sum, or to a workspace's go.work.sum:
                     of the modules, and of all go.mod files of the project;
