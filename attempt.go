@@ -125,8 +125,8 @@ func (a *attempt) close(err error) error {
 		return err
 	}
 	a.closed = true
-	if err != nil && a.caller.Err() == nil {
-		switch cause := context.Cause(a.ctx); {
+	if cause := context.Cause(a.ctx); err != nil && (a.caller.Err() == nil || cause == errOvertaken) {
+		switch {
 		case cause != nil && KindOf(err) != Corrupt && KindOf(err) != Security:
 			err = cause
 		case KindOf(err) == Canceled:

@@ -2,9 +2,11 @@ package modfetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -16,44 +18,132 @@ import (
 const (
 	maxInfo = 1 << 20  // bytes
 	maxList = 16 << 20 // bytes
+
+	maxUnvouched = 3 // versions that nobody vouches for until a list is left out: an honest one may have a tag that is gone
 )
 
-// Versions lists the versions of a module that a mirror knows, in ascending order, without pseudo-versions. No hash
-// covers a list: it may be incomplete or old.
+// Versions lists the versions of a module that a mirror knows, or several with [Policy.AskAll], in ascending order, without
+// pseudo-versions. No hash covers a list: it may be incomplete or old, and name what does not exist.
 func (f *Fetcher) Versions(ctx context.Context, path string) ([]string, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	list, err := f.list(ctx, path)
-	return list.versions, err
+	l, err := f.lists(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	all, err := l.union(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.lag(ctx, f.trace, all, "")
+	return all.versions, nil
 }
 
 // A versionList is a mirror's list: tagged versions in ascending order, and the newest pseudo-version among its lines.
 type versionList struct {
 	versions []string
 	pseudo   string
+
+	unvouched int // versions that it showed, and nobody vouches for
 }
 
-func (f *Fetcher) list(ctx context.Context, path string) (versionList, error) {
+// shows reports whether a version is in the list.
+func (l versionList) shows(v string) bool { return v == l.pseudo || slices.Contains(l.versions, v) }
+
+// lists are what mirrors say of the versions of one module.
+type lists struct {
+	module string // its path
+	path   string // of the file
+	said   []said[versionList]
+}
+
+// lists asks mirrors for their lists.
+func (f *Fetcher) lists(ctx context.Context, path string) (lists, error) {
 	escaped, _ := module.EscapePath(path) // a checked path can be escaped
-	var list versionList
-	_, err := f.fetch(ctx, path, want{
-		module: module.Version{Path: path}, path: escaped + "/@v/list", limit: maxList,
-		judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
-			list, err = parseList(data, path)
-			return err
-		},
-	})
-	return list, err
+	name := escaped + "/@v/list"
+	said, err := hear(ctx, f, path, name, maxList, func(ctx context.Context, data []byte) (versionList, error) { return parseList(ctx, data, path) })
+	return lists{path, name, said}, err
+}
+
+// union puts the lists together.
+func (l lists) union(ctx context.Context) (versionList, error) {
+	if len(l.said) == 1 {
+		return l.said[0].what, nil
+	}
+	var all versionList
+	for _, s := range l.said {
+		all.versions = append(all.versions, s.what.versions...)
+		if semver.Compare(s.what.pseudo, all.pseudo) > 0 {
+			all.pseudo = s.what.pseudo
+		}
+	}
+	var err error
+	all.versions, err = inOrder(ctx, all.versions)
+	return all, err
+}
+
+// without returns lists without the version that err says nobody vouches for, and without a mirror that has shown too many
+// such. It returns none if err says something else, or unless some mirrors show the version and others do not: what all show,
+// no one of them has made up.
+func (f *Fetcher) without(ctx context.Context, l lists, err error) (rest lists) {
+	var bad *unvouchedError
+	if !errors.As(err, &bad) || ctx.Err() != nil {
+		return rest
+	}
+	v := bad.module.Version
+	showing := 0
+	for _, s := range l.said {
+		if s.what.shows(v) {
+			showing++
+		}
+	}
+	if showing == 0 || showing == len(l.said) {
+		return rest
+	}
+	rest = lists{module: l.module, path: l.path}
+	for _, s := range l.said {
+		if s.what.shows(v) {
+			f.trace.unvouched(ctx, AttemptInfo{Module: bad.module, Path: l.path, Mirror: s.mirror.String(), Size: -1, Kind: KindOf(err), Err: err})
+			if s.what.unvouched++; s.what.unvouched == maxUnvouched {
+				continue
+			}
+			s.what.versions = slices.DeleteFunc(slices.Clone(s.what.versions), func(o string) bool { return o == v })
+			if s.what.pseudo == v {
+				s.what.pseudo = ""
+			}
+		}
+		rest.said = append(rest.said, s)
+	}
+	return rest
+}
+
+// lag tells which mirrors lack something of a list: of all versions some, or the one that is vouched for.
+func (l lists) lag(ctx context.Context, t *Trace, all versionList, vouched string) {
+	for _, s := range l.said {
+		i := LagInfo{Module: l.module, Path: l.path, Mirror: s.mirror.String(), Newest: s.what.pseudo, Missing: len(all.versions) - len(s.what.versions)}
+		if n := len(s.what.versions); n > 0 {
+			i.Newest = s.what.versions[n-1]
+		}
+		if all.shows(vouched) && !s.what.shows(vouched) {
+			i.Lacks = vouched
+		}
+		if i.Missing > 0 || i.Lacks != "" {
+			t.lagging(ctx, i)
+		}
+	}
 }
 
 // parseList reads a version list: a version and maybe a time on each line. A list of which nothing can be read is a
-// failure, not a module without versions.
-func parseList(data []byte, path string) (versionList, error) {
+// failure, not a module without versions. A large one takes seconds, of which nobody who leaves is to wait for the rest.
+func parseList(ctx context.Context, data []byte, path string) (versionList, error) {
 	var list versionList
 	var pseudoTime time.Time
 	lines, valid := 0, 0
 	for line := range strings.Lines(string(data)) {
+		if ctx.Err() != nil {
+			return versionList{}, context.Cause(ctx)
+		}
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
 			continue
@@ -81,10 +171,24 @@ func parseList(data []byte, path string) (versionList, error) {
 	if lines > 0 && valid == 0 {
 		return list, failf(ErrCorrupt, "sent a version list without one version that fits %s", path)
 	}
-	semver.Sort(list.versions)
-	list.versions = slices.Compact(list.versions)
-	return list, nil
+	var err error
+	list.versions, err = inOrder(ctx, list.versions)
+	return list, err
 }
+
+// inOrder sorts versions, and drops those that are there twice.
+func inOrder(ctx context.Context, versions []string) ([]string, error) {
+	slices.SortFunc(versions, func(a, b string) int {
+		if ctx.Err() != nil {
+			return 0 // so that it ends soon
+		}
+		return byVersion(a, b)
+	})
+	return slices.Compact(versions), context.Cause(ctx)
+}
+
+// byVersion orders versions; of two that are the same but for +incompatible, the one without it comes first.
+func byVersion(a, b string) int { return cmp.Or(semver.Compare(a, b), strings.Compare(a, b)) }
 
 // An infoFile is what a mirror says of one version.
 type infoFile struct {

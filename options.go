@@ -46,6 +46,13 @@ type Policy struct {
 	StrictComma     bool // never cross a `,` after anything but a 404 or 410, even where the bytes are provably wrong
 	NoExtract       bool // Download leaves modules as zips
 	Rehash          bool // hash every zip and tree in the module cache again before it is handed out, not only its recorded hash
+
+	// AskAll, if it is not 0, is for what no hash covers: a list, the latest version, a branch, tag or commit. All mirrors of
+	// the first tier, joined by `|`, are asked at once, and what they say within this time is put together: the union of their
+	// lists, the newest version whose go.mod file is verified. If none has answered by then, the first answer counts, and if
+	// none has a good one, they are asked in order as without it. `direct`, and paths that a route or a setting such as
+	// GONOSUMDB exempts from verification, are left to that order.
+	AskAll time.Duration
 }
 
 // WithGoEnv takes the go command's settings: mirrors, checksum database, private paths. It implies
@@ -166,6 +173,10 @@ func (c *config) fetcher() (*Fetcher, error) {
 		policy: first(c.policy),
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 	}, goSum: first(c.goSum)}
+
+	if f.policy.AskAll < 0 {
+		return nil, fmt.Errorf("WithPolicy: AskAll is %s: no answer comes within that; want a time such as 2s", f.policy.AskAll)
+	}
 
 	f.infos.Joined = f.trace.joined
 	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }

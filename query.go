@@ -50,7 +50,8 @@ type Origin struct {
 // A malformed query is refused before any request.
 //
 // A mirror may answer with an old version, but not with a false one: what it names fits the path, and its go.mod file is
-// verified. The answer to a revision may change at any time and is never cached under the revision's name.
+// verified. With [Policy.AskAll] the newest version counts that any of several mirrors names and that is verified. The
+// answer to a revision may change at any time and is never cached under the revision's name.
 func (f *Fetcher) Info(ctx context.Context, path, query string) (Info, error) {
 	if err := checkPath(path); err != nil {
 		return Info{}, err
@@ -187,12 +188,35 @@ func (q query) noMatch(versions, retracted []string) error {
 	return e
 }
 
-// choose resolves a query that is answered from the list.
+// choose resolves a query that is answered from the list. Where several mirrors have shown theirs, a version that one of
+// them has made up does not spoil the answer.
 func (f *Fetcher) choose(ctx context.Context, q query) (Info, error) {
-	list, err := f.list(ctx, q.path)
+	l, err := f.lists(ctx, q.path)
 	if err != nil {
 		return Info{}, err
 	}
+	var why error // of what would have been the answer
+	for {
+		all, err := l.union(ctx)
+		if err != nil {
+			return Info{}, err
+		}
+		info, err := f.chooseFrom(ctx, all, q)
+		if err == nil {
+			l.lag(ctx, f.trace, all, info.Version)
+			return info, nil
+		}
+		if why == nil || ctx.Err() != nil {
+			why = err
+		}
+		if l = f.without(ctx, l, err); len(l.said) == 0 {
+			return Info{}, why
+		}
+	}
+}
+
+// chooseFrom resolves a query from one list.
+func (f *Fetcher) chooseFrom(ctx context.Context, list versionList, q query) (Info, error) {
 	fitting := slices.DeleteFunc(slices.Clone(list.versions), func(v string) bool { return !q.fits(v) })
 	if len(fitting) == 0 && q.base != "" {
 		return Info{}, q.noMatch(list.versions, nil)
@@ -232,8 +256,8 @@ func (f *Fetcher) choose(ctx context.Context, q query) (Info, error) {
 	}
 	m := module.Version{Path: q.path, Version: v}
 	if v != newest { // whose go.mod file has been verified above
-		if _, err := f.GoMod(ctx, m); err != nil {
-			return Info{}, contradicts(err, m)
+		if _, err := f.goModOfNamed(ctx, m); err != nil {
+			return Info{}, err
 		}
 	}
 	info, err := f.info(ctx, m)
@@ -251,9 +275,9 @@ func (f *Fetcher) pick(ctx context.Context, q query, versions []string) (string,
 	first := slices.IndexFunc(versions, func(v string) bool { return strings.HasSuffix(v, "+incompatible") })
 	if !q.legacy && first > 0 {
 		m := module.Version{Path: q.path, Version: versions[first-1]}
-		data, err := f.GoMod(ctx, m)
+		data, err := f.goModOfNamed(ctx, m)
 		if err != nil {
-			return "", contradicts(err, m)
+			return "", err
 		}
 		// A module with a go.mod file of its own, not one made up for it, has left its +incompatible versions behind.
 		if string(data) != "module "+modfile.AutoQuote(q.path)+"\n" {
@@ -277,9 +301,9 @@ func (f *Fetcher) pick(ctx context.Context, q query, versions []string) (string,
 // author's mistake; it retracts nothing. One that is too large to be parsed may retract something.
 func (f *Fetcher) newestGoMod(ctx context.Context, path, version string) (*modfile.File, error) {
 	m := module.Version{Path: path, Version: version}
-	data, err := f.GoMod(ctx, m)
+	data, err := f.goModOfNamed(ctx, m)
 	if err != nil {
-		return nil, contradicts(err, m)
+		return nil, err
 	}
 	if len(data) > maxParsedGoMod {
 		return nil, failf(ErrCorrupt, "cannot tell which versions of %s are retracted: the go.mod file of %s has %d bytes, and at most %d are read for that; "+
@@ -324,9 +348,7 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 	info, err := f.ask(ctx, path, proxyPath(module.Version{Path: path, Version: rev}, "info"), rev)
 	if err == nil {
 		m := module.Version{Path: path, Version: info.Version}
-		if _, err = f.GoMod(ctx, m); err != nil {
-			err = contradicts(err, m)
-		} else if f.mod != nil && !exists(f.mod.file(proxyPath(m, "info"))) {
+		if _, err = f.goModOfNamed(ctx, m); err == nil && f.mod != nil && !exists(f.mod.file(proxyPath(m, "info"))) {
 			err = diskError(m, f.putInfo(m, info))
 		}
 	}
@@ -340,22 +362,55 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 	return info, nil
 }
 
-// ask asks mirrors, in the order they are listed, for an .info file that may name any version. Its answer is nobody else's
-// and is not kept: the next one may be another.
+// ask asks for an .info file that may name any version. The answer is nobody else's and is not kept: the next one may be
+// another. Of several that mirrors give it takes the newest that is vouched for; if they give but one, that is the caller's
+// to verify.
 func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error) {
-	var info Info
-	_, err := f.fetch(ctx, path, want{
-		module: module.Version{Path: path}, path: name, limit: maxInfo,
-		judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
-			info, err = parseAnswer(data, path, rev)
-			return err
-		},
-	})
+	answers, err := hear(ctx, f, path, name, maxInfo, func(_ context.Context, data []byte) (Info, error) { return parseAnswer(data, path, rev) })
 	if err != nil {
 		return Info{}, err
 	}
-	return info, nil
+	slices.SortStableFunc(answers, func(a, b said[Info]) int { return byVersion(b.what.Version, a.what.Version) })
+	for {
+		newest := answers[0].what
+		n := slices.IndexFunc(answers, func(a said[Info]) bool { return a.what.Version != newest.Version })
+		if n < 0 {
+			return newest, nil
+		}
+		m := module.Version{Path: path, Version: newest.Version}
+		_, err := f.goModOfNamed(ctx, m)
+		if err == nil {
+			for _, a := range answers[n:] {
+				f.trace.lagging(ctx, LagInfo{Module: path, Path: name, Mirror: a.mirror.String(), Newest: a.what.Version, Lacks: newest.Version})
+			}
+			return newest, nil
+		}
+		if ctx.Err() != nil {
+			return Info{}, err
+		}
+		for _, a := range answers[:n] {
+			f.trace.unvouched(ctx, AttemptInfo{Module: m, Path: name, Mirror: a.mirror.String(), Size: -1, Kind: KindOf(err), Err: err})
+		}
+		answers = answers[n:]
+	}
 }
+
+// goModOfNamed returns the go.mod file of a version that mirrors name.
+func (f *Fetcher) goModOfNamed(ctx context.Context, m module.Version) ([]byte, error) {
+	data, err := f.GoMod(ctx, m)
+	if err != nil {
+		return nil, &unvouchedError{m, contradicts(err, m)}
+	}
+	return data, nil
+}
+
+// An unvouchedError says why the go.mod file of a version that mirrors name is not to be had.
+type unvouchedError struct {
+	module module.Version
+	error
+}
+
+func (e *unvouchedError) Unwrap() error { return e.error }
 
 // contradicts is the error where mirrors name a version of which they say that it does not exist. That is no absence.
 func contradicts(err error, m module.Version) error {

@@ -203,6 +203,7 @@ func TestVersions(t *testing.T) {
 		"CRLF":                 {list: "v1.0.0\r\n\r\nv1.1.0\r\n", want: []string{"v1.0.0", "v1.1.0"}},
 		"times":                {list: "v1.0.0 2020-01-01T00:00:00Z\nv1.1.0\tyesterday\n", want: []string{"v1.0.0", "v1.1.0"}},
 		"twice":                {list: "v1.0.0\nv1.0.0\n", want: []string{"v1.0.0"}},
+		"twice, and not quite": {list: "v1.0.0+incompatible\nv1.0.0\nv1.0.0+incompatible\nv1.0.0\n", want: []string{"v1.0.0", "v1.0.0+incompatible"}},
 		"build metadata":       {list: "v1.0.0+meta\nv1.0.0\n", want: []string{"v1.0.0"}},
 		"shorthand":            {list: "v1\nv1.2\nv1.2.3\n", want: []string{"v1.2.3"}},
 		"other major versions": {list: "v1.0.0\nv2.0.0\nv3.0.0+incompatible\n", want: []string{"v1.0.0", "v3.0.0+incompatible"}},

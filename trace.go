@@ -20,6 +20,8 @@ type Trace struct {
 	Vouched        func(context.Context, VouchInfo)   // somebody vouched for a file, or a setting exempts it
 	LockWaiting    func(context.Context, string)      // another process holds the named lock
 	Head           func(context.Context, HeadInfo)    // a mirror has shown a tree head of the checksum database
+	Lagging        func(context.Context, LagInfo)     // a mirror shows less than others do; see Policy.AskAll
+	Unvouched      func(context.Context, AttemptInfo) // a mirror, not all of them, names Module in the file at Path, and that is passed over: Err says why
 
 	// Joined is called with a caller's own context when the file it wants is already being fetched for somebody else: the
 	// hooks for that work get the other's context.
@@ -62,6 +64,23 @@ type HeadInfo struct {
 	Mirror   string // redacted
 	Size     int64  // records in the tree
 	Behind   int64  // records by which it lags behind the largest tree seen in this process, through whatever mirror
+	Err      error  // from CompareHeads: why there is no head, and Size is 0, or why it cannot be compared; nil in Trace.Head
+}
+
+// LagInfo describes a mirror that shows less than the others that [Policy.AskAll] made a Fetcher ask.
+type LagInfo struct {
+	Module string // its path
+	Path   string // escaped GOPROXY path of what was asked for
+	Mirror string // redacted
+	Newest string // version that this mirror shows; "" for none
+
+	// Lacks is a version that others show and this mirror does not, and whose go.mod file is vouched for: the answer to the
+	// query. It is "" if the mirror shows the answer, and for Versions, which verifies none.
+	Lacks string
+
+	// Missing counts the versions in the lists of others that are not in this mirror's. Nobody vouches for them: a mirror that
+	// makes versions up makes all others look as if they lagged.
+	Missing int
 }
 
 func (t *Trace) attemptStarted(ctx context.Context, i AttemptInfo) {
@@ -115,5 +134,17 @@ func (t *Trace) lockWaiting(ctx context.Context, name string) {
 func (t *Trace) head(ctx context.Context, i HeadInfo) {
 	if t != nil && t.Head != nil {
 		t.Head(ctx, i)
+	}
+}
+
+func (t *Trace) lagging(ctx context.Context, i LagInfo) {
+	if t != nil && t.Lagging != nil {
+		t.Lagging(ctx, i)
+	}
+}
+
+func (t *Trace) unvouched(ctx context.Context, i AttemptInfo) {
+	if t != nil && t.Unvouched != nil {
+		t.Unvouched(ctx, i)
 	}
 }
