@@ -2,6 +2,7 @@ package modfetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -16,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A sumDB is a client of one checksum database, reached through whatever mirror answers for it. It is a SumSource.
+// A sumDB is a client of one checksum database, reached through whatever mirror answers for it.
 //
 // Every lookup runs a sumdb.Client of its own, because such a client remembers errors for its life, takes no context and
 // hides what went wrong; tiles, records and the tree head are shared between them.
@@ -66,7 +67,7 @@ const (
 func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 	fields := strings.Fields(setting)
 	if len(fields) == 0 || len(fields) > 2 {
-		return nil, fmt.Errorf(`want off, or the name or key of a checksum database, and after a space its URL if it has another one`)
+		return nil, errors.New("want off, or the name or key of a checksum database, and after a space its URL if it has another one")
 	}
 	key, url := fields[0], ""
 	switch key {
@@ -83,11 +84,11 @@ func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 		return nil, fmt.Errorf("%s is neither a database known by name (%s, %s) nor a verifier key: %w", withoutSecrets(printable(fields[0])), publicSumDB, chinaSumDB, err)
 	}
 	db := &sumDB{name: verifier.Name(), key: key, public: key == publicSumDBKey, verifier: verifier}
-	if host, err := HTTPMirror("https://"+db.name, client); err != nil || strings.ContainsAny(db.name, "?#@") || path.Clean("/"+db.name) != "/"+db.name {
+	host, err := HTTPMirror("https://"+db.name, client)
+	if err != nil || strings.ContainsAny(db.name, "?#@") || path.Clean("/"+db.name) != "/"+db.name {
 		return nil, fmt.Errorf("the database name %q in the key is not a host with or without a path", db.name)
-	} else {
-		db.host = &sumBase{Mirror: host, prefix: db.prefix()}
 	}
+	db.host = &sumBase{Mirror: host, prefix: db.prefix()}
 	if url != "" {
 		m, err := parseMirror(url, client)
 		if err != nil {
@@ -120,13 +121,12 @@ func (db *sumDB) Sums(ctx context.Context, m module.Version) ([]string, error) {
 
 // record returns the proven record of m, once for any number of callers.
 func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error) {
-	db.mu.Lock()
-	r, ok := db.records[m]
-	forked := db.forked
-	db.mu.Unlock()
-	if forked != nil {
+	if forked := db.stopped(); forked != nil {
 		return sumRecord{}, forked
 	}
+	db.mu.Lock()
+	r, ok := db.records[m]
+	db.mu.Unlock()
 	if ok {
 		return r, nil
 	}
@@ -134,16 +134,14 @@ func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error
 		db.begin()
 		defer db.end(ctx)
 		r, err := db.lookup(ctx, m)
-		db.mu.Lock()
-		forked := db.forked // by another lookup in the meantime
-		db.mu.Unlock()
-		if err == nil && forked != nil {
-			return sumRecord{}, forked
-		}
 		if err == nil {
-			db.keep(m, r)
+			err = db.stopped() // by another lookup in the meantime
 		}
-		return r, err
+		if err != nil {
+			return sumRecord{}, err
+		}
+		db.keep(m, r)
+		return r, nil
 	})
 }
 
@@ -206,14 +204,14 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 	case ctx.Err() != nil:
 		return sumRecord{}, fmt.Errorf("looking up %s in %s: %w", m, db.name, context.Cause(ctx))
 	case unproven == nil:
-		return sumRecord{}, db.unavailable(m, first.failed)
+		return sumRecord{}, unavailable(fmt.Sprintf("cannot verify %s: the checksum database %s", m, db.name), first.failed)
 	}
 	return sumRecord{}, db.cannotProve(ctx, m, unproven, heads, used)
 }
 
 // unavailable wraps a failure to reach the database. It is never an absence, even if it was a 404: what cannot be verified
 // has not been shown not to exist.
-func (db *sumDB) unavailable(m module.Version, err error) error {
+func unavailable(msg string, err error) error {
 	kind := ErrTransient
 	switch KindOf(err) {
 	case NotFound, Forbidden:
@@ -223,7 +221,7 @@ func (db *sumDB) unavailable(m module.Version, err error) error {
 	case Security:
 		kind = ErrSecurity
 	}
-	return &failure{kind, fmt.Sprintf("cannot verify %s: the checksum database %s", m, db.name), err}
+	return &failure{kind, msg, err}
 }
 
 // begin and end bracket a lookup. A head that moves forward here moves with the tiles that prove it; but another process may

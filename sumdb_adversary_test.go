@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/modfetchtest"
@@ -209,6 +212,356 @@ func TestRollbackAndLagAreStatedInRecords(t *testing.T) {
 	}
 	if behind[fresh.URL] != 0 || behind[lagging.URL] != 300 {
 		t.Errorf("behind by %v records, want 300 for %s", behind, lagging.URL)
+	}
+}
+
+// latestOf returns the head that a server shows.
+func latestOf(t testing.TB, s *modfetchtest.Server) []byte {
+	t.Helper()
+	return httpGet(t, s.URL+"/sumdb/"+databaseOf(s)+"/latest")
+}
+
+// shows makes a mirror answer with one file.
+func shows(content []byte) modfetchtest.Fault {
+	return modfetchtest.Handler(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+		w.Write(content)
+	})
+}
+
+// compared compares heads, which must not be an error, and returns what is told of each mirror.
+func (c *goClient) compared(t testing.TB) map[string]modfetch.HeadInfo {
+	t.Helper()
+	before, _ := os.ReadFile(c.latest)
+	infos, err := c.CompareHeads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := os.ReadFile(c.latest); !bytes.Equal(before, after) {
+		t.Errorf("the kept head went from %q to %q", before, after)
+	}
+	if evidence, _ := filepath.Glob(filepath.Join(filepath.Dir(c.latest), "evidence-*")); len(evidence) > 0 {
+		t.Errorf("there is evidence %q of nothing", evidence)
+	}
+	told := make(map[string]modfetch.HeadInfo)
+	for _, i := range infos {
+		told[i.Mirror] = i
+		if errors.Is(i.Err, fs.ErrNotExist) && i.Size > 0 {
+			t.Errorf("%s: what could not be compared looks absent: %v", i.Mirror, i.Err)
+		}
+	}
+	return told
+}
+
+func TestHeadsAreCompared(t *testing.T) {
+	s := newLog(t)
+	behind := latestOf(t, s)
+	stale := s.Lag() // it has none of the tiles to come
+	s.AddRecords(300)
+	foreign := latestOf(t, newWorld(t))
+	gone, down, flip := modfetchtest.Status(404), modfetchtest.Reset(), modfetchtest.CorruptRaw(-1)
+	type faults map[string]modfetchtest.Fault
+	for name, c := range map[string]struct {
+		first, second faults
+		stale         bool // the second is, and shows what it has
+		lag           int64
+		kind          modfetch.Kind // of the second's error
+		says          string
+	}{
+		"both alike":                 {},
+		"one lags":                   {stale: true, lag: 300},
+		"one lags, but has tiles":    {second: faults{"*/latest": shows(behind)}, lag: 300},
+		"only the one behind helps":  {first: faults{"*/tile/*": gone}, second: faults{"*/latest": shows(behind)}, lag: 300},
+		"the one ahead sends others": {first: faults{"*/tile/*": flip}, second: faults{"*/latest": shows(behind)}, lag: 300},
+		"the one ahead breaks off":   {first: faults{"*/tile/*": down}, second: faults{"*/latest": shows(behind)}, lag: 300},
+		"the one behind has no use":  {second: faults{"*/latest": shows(behind), "*/tile/*": down}, lag: 300},
+		"nobody has tiles":           {first: faults{"*/tile/*": gone}, stale: true, lag: 300, kind: modfetch.Forbidden, says: "cannot be compared"},
+		"nobody gets through":        {first: faults{"*/tile/*": down}, stale: true, lag: 300, kind: modfetch.Transient, says: "cannot be compared"},
+		"tiles are forged":           {first: faults{"*/tile/*": flip}, stale: true, lag: 300, kind: modfetch.Corrupt, says: "do not belong to a tree"},
+		"no database":                {second: faults{"*/supported": gone}, kind: modfetch.NotFound, says: "does not serve"},
+		"no head":                    {second: faults{"*/latest": gone}, kind: modfetch.NotFound, says: "404"},
+		"a page":                     {second: faults{"*/latest": modfetchtest.HTML()}, kind: modfetch.Corrupt, says: "HTML"},
+		"another key":                {second: faults{"*/latest": shows(foreign)}, kind: modfetch.Corrupt, says: "not signed by"},
+		"another key, renamed":       {second: faults{"*/latest": shows(bytes.Replace(behind, []byte("— "), []byte("— x"), 1))}, kind: modfetch.Corrupt, says: "not signed by"},
+		"too long":                   {second: faults{"*/latest": shows(bytes.Repeat([]byte("x"), 2<<20))}, kind: modfetch.Corrupt, says: "accepted"},
+		"out of reach":               {second: faults{"*": down}, kind: modfetch.Transient},
+	} {
+		for _, order := range []string{"first,second", "second|first"} {
+			for _, kept := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, %s, kept %t", name, order, kept), func(t *testing.T) {
+					first, second := s.Mirror(), s.Mirror()
+					if c.stale {
+						second = stale.Mirror()
+					}
+					var mu sync.Mutex
+					traced := make(map[string]modfetch.HeadInfo)
+					client := newGoClient(t, s, s.URL)
+					if kept {
+						client.mustLookUp(t, moduleM)
+					}
+					client.env.GOPROXY = strings.NewReplacer("first", first.URL, "second", second.URL).Replace(order)
+					client.Fetcher = newBareFetcher(t, modfetch.WithGoEnv(client.env), (&homeHost{}).option(),
+						modfetch.WithTrace(&modfetch.Trace{Head: func(_ context.Context, i modfetch.HeadInfo) {
+							mu.Lock()
+							defer mu.Unlock()
+							traced[i.Mirror] = i
+						}}))
+					for path, fault := range c.first {
+						first.Fault(path, fault)
+					}
+					for path, fault := range c.second {
+						second.Fault(path, fault)
+					}
+					told := client.compared(t)
+					if len(told) != 3 {
+						t.Errorf("told %+v, want both mirrors and the database's own host", told)
+					}
+					host := told["https://"+databaseOf(s)]
+					if host.Err == nil || modfetch.KindOf(host.Err) != modfetch.Transient {
+						t.Errorf("the database's own host: %+v, want it out of reach", host)
+					}
+					size, lag := int64(logSize+300)-c.lag, c.lag
+					if c.kind != "" && c.lag == 0 {
+						size = 0 // no head
+					}
+					got := told[second.URL]
+					if got.Size != size || got.Behind != lag || got.Database != databaseOf(s) {
+						t.Errorf("the second mirror: %+v, want %d records, %d behind", got, size, lag)
+					}
+					if modfetch.KindOf(got.Err) != c.kind || !strings.Contains(fmt.Sprint(got.Err), c.says) {
+						t.Errorf("the second mirror: %s error %v, want %q that says %q", modfetch.KindOf(got.Err), got.Err, c.kind, c.says)
+					}
+					got.Err = nil
+					if traced[second.URL] != got && size > 0 {
+						t.Errorf("the trace was told %+v, not %+v", traced[second.URL], got)
+					}
+					if got := told[first.URL]; got.Size != logSize+300 || got.Behind != 0 || got.Err != nil {
+						t.Errorf("the first mirror: %+v", got)
+					}
+					first.ClearFaults()
+					client.mustLookUp(t, moduleV2) // the database is still used
+				})
+			}
+		}
+	}
+}
+
+// TestHeadsAreHeldAgainstTheKeptOne: what a single mirror shows is compared with what was seen before.
+func TestHeadsAreHeldAgainstTheKeptOne(t *testing.T) {
+	s := newLog(t)
+	behind := latestOf(t, s)
+	stale := s.Lag()
+	s.AddRecords(300)
+	for name, c := range map[string]struct {
+		grow   int
+		kind   modfetch.Kind
+		lag    int64
+		mirror func() *modfetchtest.Server
+	}{
+		"ahead":                    {mirror: s.Mirror, grow: 300},
+		"rolled back":              {mirror: func() *modfetchtest.Server { m := s.Mirror(); m.Fault("*/latest", shows(behind)); return m }, lag: 300},
+		"rolled back, tiles too":   {mirror: stale.Mirror, lag: 300, kind: modfetch.Forbidden},
+		"ahead, but without tiles": {mirror: func() *modfetchtest.Server { m := s.Mirror(); m.Fault("*/tile/*", modfetchtest.Status(404)); return m }, grow: 300, kind: modfetch.Forbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newGoClient(t, s, s.URL)
+			client.mustLookUp(t, moduleM)
+			size := shownHead(t, s).N
+			s.AddRecords(c.grow)
+			mirror := c.mirror()
+			client.env.GOPROXY = mirror.URL
+			client.Fetcher = newBareFetcher(t, modfetch.WithGoEnv(client.env), (&homeHost{}).option())
+			got := client.compared(t)[mirror.URL]
+			if modfetch.KindOf(got.Err) != c.kind || c.lag > 0 && got.Behind != size-logSize || c.lag == 0 && got.Behind != 0 {
+				t.Errorf("%+v, want an error of kind %q and the lag behind %d records", got, c.kind, size)
+			}
+			if got.Err != nil && !strings.Contains(got.Err.Error(), "the one that is kept") {
+				t.Errorf("error %v, want one that names the kept head", got.Err)
+			}
+		})
+	}
+}
+
+func TestComparedHeadsThatContradictEachOther(t *testing.T) {
+	origin := newLog(t)
+	for name, grow := range map[string][2]int{"of one size": {0, 0}, "of two sizes": {0, 300}, "far apart": {300, 9000}} {
+		for _, shown := range []string{"one|two", "two,one", "two, to one kept", "one|two, nothing kept", "two without tiles|one"} {
+			t.Run(name+", "+shown, func(t *testing.T) {
+				one := origin.Fork()
+				fork := one.Fork()
+				one.AddRecords(grow[0])
+				fork.AddRecords(grow[1])
+				two := fork.Mirror()
+				list, _, _ := strings.Cut(shown, ", ")
+				c := newGoClient(t, one, one.URL)
+				if !strings.HasSuffix(shown, "nothing kept") {
+					c.mustLookUp(t, moduleM)
+				}
+				if strings.Contains(shown, "without tiles") {
+					if grow[1] > grow[0] {
+						t.Skip("then nobody can tell")
+					}
+					two.Fault("*/tile/*", modfetchtest.Status(404))
+				}
+				c.env.GOPROXY = strings.NewReplacer("one", one.URL, "two without tiles", two.URL, "two", two.URL).Replace(list)
+				c.Fetcher = newBareFetcher(t, modfetch.WithGoEnv(c.env), (&homeHost{}).option())
+				before, beforeErr := os.ReadFile(c.latest)
+				infos, err := c.CompareHeads(t.Context())
+				if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), "two histories") || len(infos) == 0 {
+					t.Fatalf("%+v, %s error %v, want one of security", infos, modfetch.KindOf(err), err)
+				}
+				if after, afterErr := os.ReadFile(c.latest); !bytes.Equal(before, after) || (beforeErr == nil) != (afterErr == nil) {
+					t.Errorf("the kept head went from %q to %q, %v", before, after, afterErr)
+				}
+				evidence, _ := filepath.Glob(filepath.Join(filepath.Dir(c.latest), "evidence-*.txt"))
+				if len(evidence) != 1 || !strings.Contains(err.Error(), evidence[0]) {
+					t.Fatalf("evidence %q, of which the error says %v", evidence, err)
+				}
+				text, readErr := os.ReadFile(evidence[0])
+				for _, head := range [][]byte{latestOf(t, one), latestOf(t, fork)} {
+					if readErr != nil || !bytes.Contains(text, head) || !strings.Contains(err.Error(), string(head)) {
+						t.Errorf("the head %q is not in the evidence\n%s\nor the error %v", head, text, err)
+					}
+				}
+				if grow[0] != grow[1] && !bytes.Contains(text, []byte("The proof:\n")) {
+					t.Errorf("no proof in the evidence\n%s", text)
+				}
+				asked := one.Count("/sumdb/*") + two.Count("/sumdb/*")
+				if _, err := c.GoMod(t.Context(), moduleV2); modfetch.KindOf(err) != modfetch.Security {
+					t.Errorf("a lookup afterwards: %v, want the database to be used no more", err)
+				}
+				if _, err := c.CompareHeads(t.Context()); modfetch.KindOf(err) != modfetch.Security {
+					t.Errorf("comparing again: %v, want the same error", err)
+				}
+				if n := one.Count("/sumdb/*") + two.Count("/sumdb/*"); n > asked {
+					t.Errorf("the database was asked %d times more", n-asked)
+				}
+			})
+		}
+	}
+}
+
+// TestComparedWithTheGoCommandsHead: a head that somebody else keeps, beside ours, is held against it too.
+func TestComparedWithTheGoCommandsHead(t *testing.T) {
+	one := newLog(t)
+	two := one.Fork()
+	one.AddRecords(10) // whoever is ahead can tell
+	env, cache := modfetch.GoEnv{GOPATH: t.TempDir()}, new(modfetch.MemCache)
+	opts := []modfetch.Option{modfetch.WithGOPROXY(one.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option()}
+	if _, err := newBareFetcher(t, opts...).GoMod(t.Context(), moduleM); err != nil {
+		t.Fatal(err)
+	}
+	latest := filepath.Join(env.GOPATH, "pkg/sumdb", databaseOf(one), "latest")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(latest), 0o777), os.WriteFile(latest, latestOf(t, two), 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	f := newBareFetcher(t, append(opts, modfetch.WithGoEnv(env))...)
+	_, err := f.CompareHeads(t.Context())
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), "two histories") {
+		t.Errorf("%s error %v, want one of security", modfetch.KindOf(err), err)
+	}
+}
+
+func TestNoHeadToCompare(t *testing.T) {
+	s := newWorld(t)
+	foreign := latestOf(t, newWorld(t))
+	for name, c := range map[string]struct {
+		path  string
+		fault modfetchtest.Fault
+		kind  modfetch.Kind
+	}{
+		"outage":      {"*", modfetchtest.Status(503), modfetch.Transient},
+		"reset":       {"*", modfetchtest.Reset(), modfetch.Transient},
+		"no database": {"*/supported", modfetchtest.Status(404), modfetch.Forbidden},
+		"no head":     {"*/latest", modfetchtest.Status(410), modfetch.Forbidden},
+		"refused":     {"*/latest", modfetchtest.Status(403), modfetch.Forbidden},
+		"a page":      {"*/latest", modfetchtest.HTML(), modfetch.Corrupt},
+		"another key": {"*/latest", shows(foreign), modfetch.Corrupt},
+	} {
+		for setting, url := range map[string]string{"through mirrors": s.GOSUMDB(), "at its own URL": s.GOSUMDBDirect(), "at a mirror's": s.GOSUMDB() + " " + s.URL} {
+			s.ClearFaults()
+			s.Fault(c.path, c.fault)
+			f, _ := newFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(url), (&homeHost{server: s}).option())
+			kind := c.kind
+			if c.path == "*/supported" && setting != "at a mirror's" {
+				kind = "" // the database's own place is not asked that
+			}
+			infos, err := f.CompareHeads(t.Context())
+			if modfetch.KindOf(err) != kind || errors.Is(err, fs.ErrNotExist) || len(infos) != 2 {
+				t.Errorf("%s, %s: %s error %v, and told %+v, want an error of kind %q", name, setting, modfetch.KindOf(err), err, infos, kind)
+			}
+			if err != nil && !strings.Contains(err.Error(), databaseOf(s)) {
+				t.Errorf("%s, %s: error %v, want one that names the database", name, setting, err)
+			}
+		}
+	}
+	f := newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB("off"))
+	if infos, err := f.CompareHeads(t.Context()); err != nil || infos != nil {
+		t.Errorf("GOSUMDB=off: %+v, %v, want nothing", infos, err)
+	}
+}
+
+// TestComparingHeadsWaitsForNobodyForLong: a mirror that hangs is told of, and a caller that leaves is let go at once.
+func TestComparingHeadsWaitsForNobodyForLong(t *testing.T) {
+	s := newLog(t)
+	behind := latestOf(t, s)
+	s.AddRecords(300)
+	for name, c := range map[string]struct {
+		path   string // where the mirror hangs that is ahead
+		both   bool   // and the other too
+		leaves time.Duration
+		took   time.Duration
+		says   string
+	}{
+		"head":                     {path: "*/latest", took: 10 * time.Second, says: "no answer within 10s"},
+		"heads":                    {path: "*/latest", both: true, took: 10 * time.Second, says: "no answer within 10s"},
+		"whether it has one":       {path: "*/supported", took: 10 * time.Second, says: "no answer within 10s"},
+		"tiles":                    {path: "*/tile/*", took: 30 * time.Second},
+		"head, caller leaves":      {path: "*/latest", leaves: time.Second, took: time.Second},
+		"heads, caller leaves":     {path: "*/latest", both: true, leaves: time.Second, took: time.Second},
+		"supported, caller leaves": {path: "*/supported", leaves: time.Second, took: time.Second},
+		"tiles, caller leaves":     {path: "*/tile/*", leaves: 20 * time.Second, took: 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ahead, back := s.Mirror(), s.Mirror()
+			back.Fault("*", modfetchtest.CorruptRaw(1<<30)) // as it is, but with its length, which a bubble needs
+			back.Fault("*/latest", shows(behind))
+			ahead.Fault("*/latest", shows(latestOf(t, s)))
+			ahead.Fault(c.path, modfetchtest.Hang())
+			if c.both {
+				back.Fault(c.path, modfetchtest.Hang())
+			}
+			inBubble(t, s, nil, map[string]*modfetchtest.Server{"ahead": ahead, "back": back}, func(t *testing.T, b *bubble) {
+				f, _ := b.fetcher("ahead|back")
+				ctx := t.Context()
+				if c.leaves > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithCancel(ctx)
+					defer cancel()
+					time.AfterFunc(c.leaves, cancel)
+				}
+				start := time.Now()
+				infos, err := f.CompareHeads(ctx)
+				if took := time.Since(start); took < c.took || took > c.took+100*time.Millisecond {
+					t.Errorf("it took %s, want %s", took, c.took)
+				}
+				if c.leaves > 0 {
+					if !errors.Is(err, context.Canceled) || modfetch.KindOf(err) != modfetch.Canceled {
+						t.Errorf("%s error %v, want context.Canceled", modfetch.KindOf(err), err)
+					}
+					return
+				}
+				if len(infos) != 3 || c.both != (err != nil) || c.both && modfetch.KindOf(err) != modfetch.Transient {
+					t.Fatalf("%+v, %v", infos, err)
+				}
+				if got := infos[0]; c.says != "" && (modfetch.KindOf(got.Err) != modfetch.Transient || !strings.Contains(got.Err.Error(), c.says)) {
+					t.Errorf("%s error %v, want a transient one that says %q", modfetch.KindOf(got.Err), got.Err, c.says)
+				}
+				if got := infos[1]; !c.both && (got.Size != logSize || got.Err != nil) {
+					t.Errorf("%+v, want a head that was compared with its own tiles", got)
+				}
+			})
+		})
 	}
 }
 
@@ -508,6 +861,77 @@ func TestProcessesThatShareACache(t *testing.T) {
 	}
 	if noticed == 0 {
 		t.Error("neither noticed that the other is told another history")
+	}
+}
+
+// TestEvidenceIsNotPiledUp: a mirror can cause any number of lookups that cannot be proven, and none of them pushes out what
+// was kept before, nor is any of them lost: it is in the error then.
+func TestEvidenceIsNotPiledUp(t *testing.T) {
+	const most = 64
+	s := newWorld(t)
+	one := s.Fork()
+	two := one.Fork()
+	mirror := one.Mirror()
+	for name, option := range map[string]func(dir string) modfetch.Option{
+		"beside the head": func(dir string) modfetch.Option {
+			return modfetch.WithGoEnv(modfetch.GoEnv{GOPATH: dir, GOMODCACHE: tempDir(t)})
+		},
+		"in the cache": func(dir string) modfetch.Option { return modfetch.WithCache(modfetch.DirCache(dir)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			evidence := func() map[string]string {
+				all := make(map[string]string)
+				for _, name := range files(t, dir) {
+					if strings.HasPrefix(filepath.Base(name), "evidence-") {
+						data, err := os.ReadFile(filepath.Join(dir, name))
+						if err != nil {
+							t.Fatal(err)
+						}
+						all[name] = string(data)
+					}
+				}
+				return all
+			}
+			f := newBareFetcher(t, option(dir), modfetch.WithGOPROXY(mirror.URL), modfetch.WithSumDB(s.GOSUMDB()), (&homeHost{}).option())
+			if _, err := f.GoMod(t.Context(), moduleM); err != nil {
+				t.Fatal(err)
+			}
+			mirror.Fault("*/lookup/*", changed(func(b []byte) []byte { return bytes.Replace(b, []byte("h1:"), []byte("h1:AAAA"), 1) }))
+			var before map[string]string
+			for i := range most + 3 {
+				m := addModule(mirror, fmt.Sprint(strings.ReplaceAll(name, " ", "-"), i))
+				if i == most {
+					before = evidence()
+				}
+				_, err := f.GoMod(t.Context(), m)
+				if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), "cannot be proven") {
+					t.Fatalf("%s error %v, want one of security", modfetch.KindOf(err), err)
+				}
+				if inMessage := strings.Contains(err.Error(), "in this message only") && strings.Contains(err.Error(), "— "+databaseOf(s)); inMessage != (i >= most) {
+					t.Fatalf("evidence %d in the message: %t: %v", i, inMessage, err)
+				}
+				if i == most-1 {
+					if _, again := f.GoMod(t.Context(), m); again.Error() != err.Error() {
+						t.Errorf("the last one that has a file, again: %v, want %v", again, err)
+					}
+				}
+			}
+			after := evidence()
+			if len(before) != most || !maps.Equal(before, after) {
+				t.Errorf("%d files of evidence at the limit of %d, %d later", len(before), most, len(after))
+			}
+			// Proof of a fork is in the error in any case.
+			mirror.Fault("*/latest", shows(latestOf(t, two)))
+			_, err := f.CompareHeads(t.Context())
+			if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(err.Error(), "in this message only") || strings.Count(err.Error(), "— "+databaseOf(s)) != 2 {
+				t.Errorf("%s error %v, want one of security with both heads", modfetch.KindOf(err), err)
+			}
+			if !maps.Equal(before, evidence()) {
+				t.Error("the evidence has changed")
+			}
+			mirror.ClearFaults()
+		})
 	}
 }
 

@@ -3,7 +3,7 @@ package modfetch
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -42,7 +42,7 @@ func (l *lookup) run() (sumRecord, error) {
 	}
 	r := sumRecord{zip: hashes(zip), goMod: hashes(goMod), head: string(l.head)}
 	if r.zip == nil && r.goMod == nil {
-		return sumRecord{}, fmt.Errorf("the record that is stored for it is that of another module")
+		return sumRecord{}, errors.New("the record that is stored for it is that of another module")
 	}
 	if l.record != nil {
 		l.db.store.write(l.ctx, l.lookupName(), l.record)

@@ -90,6 +90,24 @@ func (db *sumDB) all() []*sumBase {
 	return bases
 }
 
+// headPlaces returns by itself each place that may be asked for a tree head, also one that is passed over otherwise. The two
+// ways to read the URL in GOSUMDB are one place.
+func (db *sumDB) headPlaces() []sumPlace {
+	var places []sumPlace
+	for _, p := range db.places(db.routes.tiers) {
+		if p.retry != nil {
+			places = append(places, p)
+			continue
+		}
+		for _, t := range p.tiers {
+			for _, m := range t.mirrors {
+				places = append(places, sumPlace{tiers: []tier{{mirrors: []Mirror{m}}}})
+			}
+		}
+	}
+	return places
+}
+
 // base returns the database's place at a mirror.
 func (db *sumDB) base(m Mirror) *sumBase {
 	db.mu.Lock()
@@ -181,7 +199,7 @@ type sumBase struct {
 	below  bool        // the database lies under prefix, if the mirror supports it; else at the root
 	good   atomic.Bool // it has sent something valid
 
-	probes flight.Group[string, error]
+	probes flight.Group[struct{}, error]
 	answer atomic.Pointer[error] // to the probe: nil inside for yes; remembered only if it was an answer
 }
 
@@ -206,7 +224,7 @@ func (b *sumBase) refusal(ctx context.Context, retry bool) (refusal, err error) 
 	if known := b.answer.Load(); known != nil {
 		return *known, nil
 	}
-	return b.probes.Do(ctx, "supported", func(ctx context.Context) (error, error) {
+	return b.probes.Do(ctx, struct{}{}, func(ctx context.Context) (error, error) {
 		var refusal error
 		resp, err := b.Mirror.Fetch(ctx, Request{Path: b.prefix + "supported", Retry: retry})
 		switch {

@@ -32,10 +32,12 @@ type sumStore struct {
 	mu      sync.Mutex // guards the following
 	advance bool       // latest may be written
 	head    []byte     // unless advance
-	loaded  bool       // head has been read
 	other   []byte     // another head that somebody else keeps, until it has been placed on the line of this one
 	stored  []byte     // what the Cache holds of head, as far as is known
 	linked  []byte     // the head up to which every step was made, and proven, here
+	reports int        // that were put into the Cache
+
+	evidence sync.Mutex // held while the files of evidence are counted and one is added
 }
 
 var errNotStored = errors.New("not stored")
@@ -79,12 +81,12 @@ func (s *sumStore) write(ctx context.Context, name string, data []byte) {
 // readHead returns the signed note of the newest head, or nothing for a database never seen before.
 func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
-	head, loaded, advance := s.head, s.loaded, s.advance
+	head, advance := s.head, s.advance
 	s.mu.Unlock()
 	if advance {
 		return s.readLatest(ctx)
 	}
-	if loaded && head != nil {
+	if head != nil {
 		return head, nil
 	}
 	theirs, err := s.readLatest(ctx)
@@ -98,7 +100,7 @@ func (s *sumStore) readHead(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.head == nil {
-		s.loaded, s.head, s.stored = true, ours, ours
+		s.head, s.stored = ours, ours
 		if ours == nil {
 			s.head = theirs
 		} else if !bytes.Equal(ours, theirs) && len(theirs) > 0 {
@@ -246,25 +248,61 @@ func (s *sumStore) link(head []byte) {
 	s.linked = head
 }
 
-// keepEvidence keeps a report for people, and says where.
-func (s *sumStore) keepEvidence(ctx context.Context, report string) string {
+// keepEvidence keeps a report for people, and says where. The error says why it is not kept. A mirror can cause any number of
+// reports: what was kept first stays.
+func (s *sumStore) keepEvidence(ctx context.Context, report string) (where string, err error) {
 	sum := sha256.Sum256([]byte(report))
 	name := fmt.Sprintf("evidence-%x.txt", sum[:8])
-	if s.latest != "" {
+	switch {
+	case s.latest != "":
 		file := filepath.Join(filepath.Dir(s.latest), name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o777), os.WriteFile(file, []byte(report), 0o666)); err != nil {
-			return "not kept: " + err.Error()
-		}
-		return "in " + file
-	}
-	if s.mod != nil {
-		return "in this message only, because GOPATH is unknown"
+		return "in " + file, s.writeEvidence(file, report)
+	case s.mod != nil:
+		return "", errors.New("GOPATH is unknown")
 	}
 	name = "modfetch/" + s.prefix + name
-	if err := s.cache.Put(ctx, name, strings.NewReader(report)); err != nil {
-		return "not kept: " + err.Error()
-	}
-	return "in the cache as " + name
+	return "in the cache as " + name, s.cacheEvidence(ctx, name, report)
 }
 
-const maxHead = 1 << 20 // bytes of a signed tree head
+func (s *sumStore) writeEvidence(file, report string) error {
+	s.evidence.Lock()
+	defer s.evidence.Unlock()
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	kept := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "evidence-") && e.Name() != filepath.Base(file) {
+			kept++
+		}
+	}
+	if kept >= maxEvidence {
+		return fmt.Errorf("%s holds %d files of evidence already", dir, kept)
+	}
+	return os.WriteFile(file, []byte(report), 0o666)
+}
+
+// cacheEvidence counts what this process has put there: a Cache cannot be listed.
+func (s *sumStore) cacheEvidence(ctx context.Context, name, report string) error {
+	if r, err := s.cache.Open(ctx, name); err == nil {
+		return r.Close()
+	}
+	s.mu.Lock()
+	s.reports++
+	full := s.reports > maxEvidence
+	s.mu.Unlock()
+	if full {
+		return fmt.Errorf("the cache was given %d files of evidence already", maxEvidence)
+	}
+	return s.cache.Put(ctx, name, strings.NewReader(report))
+}
+
+const (
+	maxHead     = 1 << 20 // bytes of a signed tree head
+	maxEvidence = 64      // files
+)
