@@ -183,14 +183,10 @@ func parseDownload(args []string) (*download, error) {
 }
 
 func (d *download) newFetcher() (*modfetch.Fetcher, error) {
-	env, err := modfetch.SystemGoEnv()
-	if err != nil {
-		return nil, err
-	}
-	if d.modCache == "" && env.GOMODCACHE == "" {
+	if d.modCache == "" && d.env.GOMODCACHE == "" {
 		return nil, errNoModCache
 	}
-	return d.settings.fetcher(env, d.project,
+	return d.settings.fetcher(d.project,
 		modfetch.WithJobs(d.jobs),
 		modfetch.WithPolicy(modfetch.Policy{NoExtract: d.noExtract}),
 		modfetch.WithTrace(d.trace()),

@@ -62,12 +62,8 @@ func runEnv(_ context.Context, args []string, stdout, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	env, err := modfetch.SystemGoEnv()
-	if err != nil {
-		return err
-	}
-	out := envJSON{Settings: effective(env)}
-	routes, routesErr := findRoutes(env, paths) // reported behind the settings, in which the mistake is
+	out := envJSON{Settings: effective(s.env)}
+	routes, routesErr := findRoutes(s.env, paths) // reported behind the settings, in which the mistake is
 	out.Routes = routes
 	if *asJSON {
 		err = printJSON(stdout, out)

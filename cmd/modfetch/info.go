@@ -67,11 +67,7 @@ func runInfo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if len(targets) == 0 {
 		return usagef("no module is named; want one, as in: modfetch info golang.org/x/text@latest")
 	}
-	env, err := modfetch.SystemGoEnv()
-	if err != nil {
-		return err
-	}
-	f, err := s.fetcher(env, nil)
+	f, err := s.fetcher(nil)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/modfetch/modfetch"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -54,11 +53,7 @@ func runList(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if len(paths) == 0 {
 		return usagef("no module is named; want one, as in: modfetch list golang.org/x/text")
 	}
-	env, err := modfetch.SystemGoEnv()
-	if err != nil {
-		return err
-	}
-	f, err := s.fetcher(env, nil)
+	f, err := s.fetcher(nil)
 	if err != nil {
 		return err
 	}

@@ -13,13 +13,14 @@ import (
 	"github.com/modfetch/modfetch"
 )
 
-// settings are the flags of several commands that count more than the go command's settings.
+// settings are the flags of several commands, and the go command's settings, which count less.
 type settings struct {
 	dir      string // absolute
 	mirrors  string // "" for GOPROXY
 	race     bool
 	stagger  time.Duration
-	modCache string // absolute; "" for GOMODCACHE
+	modCache string         // absolute; "" for GOMODCACHE
+	env      modfetch.GoEnv // the go command's settings
 }
 
 // chinaMirrors are public mirrors that can be reached from mainland China.
@@ -30,7 +31,7 @@ const chinaMirrors = "https://goproxy.cn|https://goproxy.io|https://mirrors.aliy
 const chinaStagger = time.Second
 
 // parse adds the named flags, of C, mirrors, modcache, race and stagger, to those that a command has of its own, and reads
-// them all.
+// them all, and the Go environment.
 func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) error {
 	s.dir = "."
 	fields := map[string]*string{"mirrors": &s.mirrors, "modcache": &s.modCache}
@@ -94,16 +95,16 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 			return usagef("-mirrors %s", strings.TrimPrefix(err.Error(), "modfetch: WithGOPROXY "))
 		}
 	}
-	return nil
+	s.env, err = modfetch.SystemGoEnv()
+	return err
 }
 
-// fetcher returns a Fetcher with these settings, the go command's behind them, and the go.sum of the project, which may
-// be nil.
-func (s *settings) fetcher(env modfetch.GoEnv, p *project, options ...modfetch.Option) (*modfetch.Fetcher, error) {
-	if strings.Contains(env.GOFLAGS, "-modfile") {
-		return nil, fmt.Errorf("GOFLAGS (%s) has -modfile, which modfetch does not follow: it reads go.mod", env.Source("GOFLAGS"))
+// fetcher returns a Fetcher with these settings, and the go.sum of the project, which may be nil.
+func (s *settings) fetcher(p *project, options ...modfetch.Option) (*modfetch.Fetcher, error) {
+	if strings.Contains(s.env.GOFLAGS, "-modfile") {
+		return nil, fmt.Errorf("GOFLAGS (%s) has -modfile, which modfetch does not follow: it reads go.mod", s.env.Source("GOFLAGS"))
 	}
-	options = append(options, modfetch.WithGoEnv(env))
+	options = append(options, modfetch.WithGoEnv(s.env))
 	if s.mirrors != "" {
 		options = append(options, modfetch.WithGOPROXY(s.mirrors))
 	}

@@ -30,13 +30,19 @@ Without arguments it verifies what the project needs, as 'modfetch download'
 does, and all go.mod files that lead there. Modules that are not in the cache
 are named, and are no failure.
 
+Meanwhile it asks all mirrors for the tree head of the checksum database that
+they show, and proves that these are heads of one log. It names mirrors whose
+head lags, or cannot be compared; neither is a failure.
+
   -C dir         work in dir; other directories are relative to it
   -mirrors list  use these mirrors instead of those in GOPROXY; the form is
-                 alike: 'https://goproxy.cn|https://corp.example,direct'
+                 alike: 'https://goproxy.cn|https://corp.example,direct';
+                 cn stands for five public mirrors that can be reached from
+                 mainland China, taken as equal
   -modcache dir  verify this module cache instead of GOMODCACHE
   -repair        download again what differs; without this flag, modules and
                  go.mod files in the cache stay as they are
-  -json          print an object for each module
+  -json          print an object for each tree head and each module
 
 The objects that -json prints have these fields, if there is something in them:
 
@@ -47,9 +53,17 @@ The objects that -json prints have these fields, if there is something in them:
   Repaired       true if nothing of that differs any more
   Error          why the module could not be verified or repaired
 
+Those of tree heads have these instead:
+
+  Database       the name of the checksum database
+  Mirror         that was asked for its head
+  Size           records in the tree
+  Behind         records by which it lags behind the largest tree seen
+  Error          why the mirror has shown no head, or it cannot be compared
+
 The exit code is 0 if nothing differs, or all of it was repaired; 1 if something
-does, or a module could not be verified; 2 for a mistake in the command line,
-and 130 after an interrupt.
+does, or a module could not be verified, or tree heads contradict each other; 2
+for a mistake in the command line, and 130 after an interrupt.
 `
 
 // A verification is one run of modfetch verify.
@@ -59,7 +73,6 @@ type verification struct {
 	json    bool
 	modules []module.Version // from the arguments, or those that the project needs
 
-	env     modfetch.GoEnv
 	project *project // nil outside of one
 	fetcher *modfetch.Fetcher
 	stdout  io.Writer
@@ -79,6 +92,15 @@ type verified struct {
 	Error       string                `json:",omitempty"`
 }
 
+// A head is what was found out about the tree head that a mirror shows, and what -json prints of it.
+type head struct {
+	Database string
+	Mirror   string
+	Size     int64  `json:",omitempty"`
+	Behind   int64  `json:",omitempty"`
+	Error    string `json:",omitempty"`
+}
+
 func runVerify(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	v, err := parseVerify(args)
 	if err != nil {
@@ -94,13 +116,10 @@ func runVerify(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	} else if err != nil {
 		return err
 	}
-	if v.env, err = modfetch.SystemGoEnv(); err != nil {
-		return err
-	}
 	if v.modCache = cmp.Or(v.modCache, v.env.GOMODCACHE); v.modCache == "" {
 		return errNoModCache
 	}
-	if v.fetcher, err = v.settings.fetcher(v.env, v.project, modfetch.WithPolicy(modfetch.Policy{Rehash: v.repair})); err != nil {
+	if v.fetcher, err = v.settings.fetcher(v.project, modfetch.WithPolicy(modfetch.Policy{Rehash: v.repair})); err != nil {
 		return err
 	}
 	defer v.fetcher.Close()
@@ -152,6 +171,12 @@ func (v *verification) run(ctx context.Context) error {
 
 	var g errgroup.Group
 	g.SetLimit(atOnce)
+	var heads []modfetch.HeadInfo
+	var headsErr error
+	g.Go(func() error {
+		heads, headsErr = v.fetcher.CompareHeads(ctx)
+		return nil
+	})
 	for i := range results {
 		g.Go(func() error {
 			v.verify(ctx, &results[i])
@@ -162,18 +187,15 @@ func (v *verification) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err := v.report(results, loadErr == nil); err != nil {
-		return cmp.Or(loadErr, err)
-	}
-	return loadErr
+	return cmp.Or(loadErr, v.reportHeads(heads, headsErr), v.report(results, loadErr == nil))
 }
 
 // load finds the modules that the project needs, and compares the go.mod files on the way. It leaves the module cache
 // alone: a Fetcher that works in it would put right what is to be reported.
 func (v *verification) load(ctx context.Context) ([]module.Version, error) {
-	s, env := v.settings, v.env
-	s.modCache, env.GOMODCACHE = "", ""
-	reader, err := s.fetcher(env, v.project,
+	s := v.settings
+	s.modCache, s.env.GOMODCACHE = "", ""
+	reader, err := s.fetcher(v.project,
 		modfetch.WithCache(readOnly{modfetch.DirCache(filepath.Join(v.modCache, "cache", "download"))}),
 		modfetch.WithTrace(&modfetch.Trace{Cache: v.found}))
 	if err != nil {
@@ -263,6 +285,35 @@ func exists(name string) bool {
 	return err == nil
 }
 
+// reportHeads prints which mirrors lag or could not be compared. Its error is errFailed if heads contradict each other, or the
+// one that is kept is not good; that nobody has shown one is no failure.
+func (v *verification) reportHeads(heads []modfetch.HeadInfo, err error) error {
+	for _, i := range heads {
+		h := head{Database: i.Database, Mirror: i.Mirror, Size: i.Size, Behind: i.Behind}
+		if i.Err != nil {
+			h.Error = i.Err.Error()
+		}
+		if v.json {
+			if err := printJSON(v.stdout, h); err != nil {
+				return err
+			}
+			continue
+		}
+		if i.Behind > 0 {
+			fmt.Fprintf(v.stderr, "%s at %s: lags by %s\n", i.Database, i.Mirror, count(int(i.Behind), "record"))
+		}
+		if i.Err != nil {
+			fmt.Fprintf(v.stderr, "%s at %s: %s\n", i.Database, i.Mirror, printable(reason(i.Err)))
+		}
+	}
+	var unreached *modfetch.FetchError
+	if err == nil || errors.As(err, &unreached) {
+		return nil
+	}
+	fmt.Fprintln(v.stderr, "modfetch:", err)
+	return errFailed
+}
+
 // report prints the results. Its error is errFailed if something differs or was not verified. The count is left out where
 // not all modules are known.
 func (v *verification) report(results []verified, all bool) error {
@@ -329,9 +380,9 @@ func (r verified) plain() string {
 	}
 	for _, d := range r.Differences {
 		fmt.Fprintf(&text, "%s %s: %s\n", r.Path, r.Version, d.Name)
-		fmt.Fprintf(&text, "  %-11s %s\n", "got", printable(cmp.Or(d.Got, "no hash")))
-		fmt.Fprintf(&text, "  %-11s %s\n", "want", d.Want)
-		fmt.Fprintf(&text, "  %-11s %s\n", "source", d.Source)
+		printField(&text, "got", cmp.Or(d.Got, "no hash"))
+		printField(&text, "want", d.Want)
+		printField(&text, "source", d.Source)
 	}
 	if r.Repaired {
 		fmt.Fprintf(&text, "%s %s: repaired\n", r.Path, r.Version)

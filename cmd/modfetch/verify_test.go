@@ -23,6 +23,13 @@ func cached(path, version string) files {
 	return v.files(module.Version{Path: path, Version: version})
 }
 
+// newVerifyWorld is newWorld with a checksum database that can be reached: at an address of its own, and through the mirror.
+func newVerifyWorld(t *testing.T) *world {
+	w := newWorld(t)
+	t.Setenv("GOSUMDB", w.GOSUMDBDirect())
+	return w
+}
+
 // damage replaces a file's content, or that of a file in a tree, in spite of its permissions.
 func (w *world) damage(name string) {
 	w.t.Helper()
@@ -41,28 +48,44 @@ func (w *world) damage(name string) {
 	}
 }
 
-// verified reads what -json printed.
-func (w *world) verified(stdout string) (all []verified) {
+// verified reads what -json printed of modules.
+func (w *world) verified(stdout string) []verified {
+	w.t.Helper()
+	all, _ := w.verifiedJSON(stdout)
+	return all
+}
+
+// verifiedJSON reads what -json printed of modules and of tree heads.
+func (w *world) verifiedJSON(stdout string) (modules []verified, heads []head) {
 	w.t.Helper()
 	for d := json.NewDecoder(strings.NewReader(stdout)); ; {
-		var v verified
-		if err := d.Decode(&v); errors.Is(err, io.EOF) {
-			return all
+		var object json.RawMessage
+		if err := d.Decode(&object); errors.Is(err, io.EOF) {
+			return modules, heads
 		} else if err != nil {
 			w.t.Fatalf("%v in:\n%s", err, stdout)
 		}
-		all = append(all, v)
+		var h head
+		var v verified
+		if err := errors.Join(json.Unmarshal(object, &h), json.Unmarshal(object, &v)); err != nil {
+			w.t.Fatalf("%v in:\n%s", err, object)
+		}
+		if h.Database != "" {
+			heads = append(heads, h)
+		} else {
+			modules = append(modules, v)
+		}
 	}
 }
 
 func TestVerifyProject(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", mainMod)
 	w.modfetch("download", "-update-sum")
 	w.Close() // nobody is needed
 
 	code, stdout, stderr := w.modfetch("verify")
-	if code != exitOK || stdout != "" || stderr != "all 3 modules verified\n" {
+	if code != exitOK || stdout != "" || !strings.HasSuffix(stderr, "\nall 3 modules verified\n") || strings.Count(stderr, ": no tree head: ") != 2 {
 		t.Errorf("exit code %d, printed %s", code, stdout)
 	}
 	code, stdout, stderr = w.modfetch("verify", "-json", "example.com/c@v1.1.0")
@@ -91,7 +114,7 @@ func TestVerifyNamesWhatDiffersAndRepairsIt(t *testing.T) {
 				name = test.name + " by go.sum"
 			}
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t)
+				w := newVerifyWorld(t)
 				w.write(w.dir, "go.mod", mainMod)
 				source, _, _ := strings.Cut(w.GOSUMDB(), "+")
 				w.modfetch("download")
@@ -140,7 +163,7 @@ func TestVerifyNamesWhatDiffersAndRepairsIt(t *testing.T) {
 }
 
 func TestVerifyOfWhatIsNotCached(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", mainMod)
 	code, stdout, stderr := w.modfetch("verify")
 	const want = "example.com/a v1.0.0: not in the cache\nexample.com/b v1.0.0: not in the cache\nexample.com/c v1.1.0: not in the cache\n"
@@ -168,7 +191,7 @@ func TestVerifyOfWhatIsNotCached(t *testing.T) {
 }
 
 func TestVerifyNothing(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", "module example.com/main\n\ngo 1.22\n")
 	if code, stdout, stderr := w.modfetch("verify"); code != exitOK || stdout != "" || stderr != "no modules to verify\n" {
 		t.Errorf("exit code %d, printed %s", code, stdout)
@@ -176,7 +199,7 @@ func TestVerifyNothing(t *testing.T) {
 }
 
 func TestVerifyModCacheFlag(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.modfetch("download", "-modcache", "cache", "example.com/c@v1.1.0")
 	w.damage(filepath.Join(w.dir, "cache/example.com/c@v1.1.0"))
 	if code, stdout, _ := w.modfetch("verify", "-modcache", "cache", "example.com/c@v1.1.0"); code != exitFailed || !strings.Contains(stdout, w.dir) {
@@ -189,7 +212,7 @@ func TestVerifyModCacheFlag(t *testing.T) {
 
 // TestVerifyThatCannotRepair has a mirror that has nothing better.
 func TestVerifyThatCannotRepair(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", mainMod)
 	w.modfetch("download", "-update-sum")
 	w.damage(cached("example.com/c", "v1.1.0").zip)
@@ -203,7 +226,7 @@ func TestVerifyThatCannotRepair(t *testing.T) {
 
 // TestVerifyThatHasNotRepaired has somebody who does damage again.
 func TestVerifyThatHasNotRepaired(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.modfetch("download", "example.com/c@v1.1.0")
 	part := cached("example.com/c", "v1.1.0")
 	w.damage(part.goMod)
@@ -224,7 +247,7 @@ func TestVerifyThatHasNotRepaired(t *testing.T) {
 
 // TestVerifyWithoutAnybodyToAsk has a graph that cannot be read, and says what is wrong as far as it is known.
 func TestVerifyWithoutAnybodyToAsk(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", mainMod)
 	w.modfetch("download", "-update-sum")
 	part := cached("example.com/b", "v1.0.0").goMod
@@ -238,7 +261,7 @@ func TestVerifyWithoutAnybodyToAsk(t *testing.T) {
 }
 
 func TestVerifyWithoutTheDatabase(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.modfetch("download", "example.com/c@v1.1.0")
 	if err := os.RemoveAll(filepath.Join(os.Getenv("GOMODCACHE"), "cache", "download", "sumdb")); err != nil {
 		t.Fatal(err)
@@ -250,8 +273,59 @@ func TestVerifyWithoutTheDatabase(t *testing.T) {
 	}
 }
 
+func TestVerifyComparesTreeHeads(t *testing.T) {
+	w := newVerifyWorld(t)
+	w.write(w.dir, "go.mod", mainMod)
+	w.modfetch("download", "-update-sum")
+	stale, bare := w.Lag(), w.Mirror()
+	bare.Fault("*/supported", modfetchtest.Status(http.StatusNotFound))
+	w.AddRecords(300)
+	name, _, _ := strings.Cut(w.GOSUMDB(), "+")
+	list := stale.URL + "|" + bare.URL
+
+	code, stdout, stderr := w.modfetch("verify", "-mirrors", list)
+	if want := name + " at " + stale.URL + ": lags by 300 records\n" +
+		name + " at " + bare.URL + ": no tree head: does not serve this checksum database: 404 Not Found: Not Found\n" +
+		"all 3 modules verified\n"; code != exitOK || stdout != "" || stderr != want {
+		t.Errorf("exit code %d, printed %s%swant %s", code, stdout, stderr, want)
+	}
+	code, stdout, _ = w.modfetch("verify", "-mirrors", list, "-json")
+	modules, heads := w.verifiedJSON(stdout)
+	if code != exitOK || len(modules) != 3 || len(heads) != 3 {
+		t.Fatalf("exit code %d, printed %s", code, stdout)
+	}
+	for i, want := range []head{
+		{name, w.URL + "/sumdb/" + name, 305, 0, ""},
+		{name, stale.URL, 5, 300, ""},
+		{name, bare.URL, 0, 0, "no tree head: does not serve this checksum database: 404 Not Found: Not Found"},
+	} {
+		if heads[i] != want {
+			t.Errorf("%+v, want %+v", heads[i], want)
+		}
+	}
+	// Two heads that are the database's, but nobody has tiles for the larger.
+	w.Fault("*/tile/*", modfetchtest.Status(http.StatusInternalServerError))
+	code, _, stderr = w.modfetch("verify", "-mirrors", list)
+	if code != exitOK || !strings.Contains(stderr, name+" at "+stale.URL+": its tree head cannot be compared with that of "+w.URL) {
+		t.Errorf("exit code %d, printed %s", code, stderr)
+	}
+	w.ClearFaults()
+
+	// go.sum vouches for all modules, but the database has told two stories.
+	fork := w.Fork()
+	code, _, stderr = w.modfetch("verify", "-mirrors", fork.URL)
+	if code != exitFailed || !strings.Contains(stderr, "modfetch: the checksum database "+name+" has signed two histories") || !strings.HasSuffix(stderr, "\nall 3 modules verified\n") {
+		t.Errorf("exit code %d, printed %s", code, stderr)
+	}
+
+	t.Setenv("GOSUMDB", "off")
+	if code, stdout, stderr = w.modfetch("verify"); code != exitOK || stdout != "" || stderr != "all 3 modules verified\n" {
+		t.Errorf("GOSUMDB=off: exit code %d, printed %s%s", code, stdout, stderr)
+	}
+}
+
 func TestVerifyIsInterrupted(t *testing.T) {
-	w := newWorld(t)
+	w := newVerifyWorld(t)
 	w.write(w.dir, "go.mod", mainMod)
 	ctx, interrupt := context.WithCancel(t.Context())
 	w.Fault("*", modfetchtest.Handler(func(_ http.ResponseWriter, r *http.Request) {
