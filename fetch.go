@@ -14,6 +14,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +29,6 @@ import (
 	"github.com/modfetch/modfetch/internal/unpack"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
-	"golang.org/x/mod/sumdb/dirhash"
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -132,6 +133,9 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		return modFile{}, err
 	}
 	sumKey := goModKey(m)
+	if file, ok := f.goModInModCache(ctx, m); ok {
+		return file, nil
+	}
 	line, _ := f.goSumVoucher(ctx, sumKey)
 	return f.mods.Do(ctx, fileKey{m, line.want, false}, func(ctx context.Context) (modFile, error) {
 		name := proxyPath(m, "mod")
@@ -157,6 +161,22 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		}
 		return file, f.storeGoMod(ctx, m, file)
 	})
+}
+
+// goModInModCache returns m's go.mod file if the module cache has what go.sum names. There is nothing to share then: reading
+// it takes less time than a goroutine.
+func (f *Fetcher) goModInModCache(ctx context.Context, m module.Version) (modFile, bool) {
+	sumKey, name := goModKey(m), proxyPath(m, "mod")
+	line, ok := f.goSumVoucher(ctx, sumKey)
+	if !ok || f.mod == nil || m.Path == toolchainPath {
+		return modFile{}, false
+	}
+	data, err := f.mod.read(name, maxGoMod)
+	if err != nil || goModSum(data) != line.want {
+		return modFile{}, false
+	}
+	f.trace.cache(ctx, CacheInfo{Name: name, Hit: true})
+	return modFile{data, line.want, line}, f.verdict(ctx, line, sumKey, line.want, "the cache") == nil
 }
 
 // wantGoMod is what makes the engine get m's go.mod file into file.
@@ -190,12 +210,10 @@ func goModKey(m module.Version) module.Version {
 	return module.Version{Path: m.Path, Version: m.Version + "/go.mod"}
 }
 
-// goModSum hashes a go.mod file as go.sum does.
+// goModSum hashes a go.mod file as go.sum does: as a list of files with this one in it.
 func goModSum(data []byte) string {
-	sum, _ := dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(data)), nil
-	})
-	return sum // reading memory does not fail
+	list := sha256.Sum256(fmt.Appendf(nil, "%x  go.mod\n", sha256.Sum256(data)))
+	return "h1:" + base64.StdEncoding.EncodeToString(list[:])
 }
 
 // askVoucher makes ask start asking who vouches for m, once, so that the answer travels beside the file; answer waits for
@@ -345,20 +363,26 @@ func (f *Fetcher) Download(ctx context.Context, mods []module.Version) iter.Seq2
 		ctx, cancel := context.WithCancel(ctx)
 		results, left := make(chan result), make(chan struct{})
 		var g errgroup.Group
-		g.SetLimit(f.jobs) // requests are bounded by themselves; this bounds staged files
-		go func() {        // ends when all modules have been fetched, or have failed because ctx has ended
-			defer close(results)
-			for _, m := range mods {
-				g.Go(func() error {
+		queue := make(chan module.Version, len(mods))
+		for _, m := range mods {
+			queue <- m
+		}
+		close(queue)
+		for range min(f.jobs, len(mods)) { // requests are bounded by themselves; this bounds staged files
+			g.Go(func() error { // ends when all modules have been fetched, or have failed because ctx has ended
+				for m := range queue {
 					out, err := f.download(ctx, m)
 					select {
 					case results <- result{out, err}:
 					case <-left:
 					}
-					return nil
-				})
-			}
+				}
+				return nil
+			})
+		}
+		go func() {
 			g.Wait()
+			close(results)
 		}()
 		defer func() {
 			close(left)
@@ -374,36 +398,36 @@ func (f *Fetcher) Download(ctx context.Context, mods []module.Version) iter.Seq2
 	}
 }
 
-// download fetches the files of one module side by side.
+// download fetches the files of one module side by side, unless they are all there.
 func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error) {
 	out := Module{Version: m}
 	if err := check(m); err != nil {
 		return out, err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		_, err := f.info(ctx, m)
-		return err
-	})
-	var goMod modFile
-	g.Go(func() (err error) {
-		goMod, err = f.goMod(ctx, m)
-		return err
-	})
-	var replaced *modFile
-	g.Go(func() error {
-		z, err := f.zip(ctx, m, f.mod != nil && !f.policy.NoExtract)
-		if err != nil {
+	z, goMod := f.inModCache(ctx, m)
+	var err error
+	if z == nil {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error {
+			_, err := f.info(ctx, m)
 			return err
-		}
+		})
+		g.Go(func() (err error) {
+			goMod, err = f.goMod(ctx, m)
+			return err
+		})
+		g.Go(func() (err error) {
+			z, err = f.zip(ctx, m, f.mod != nil && !f.policy.NoExtract)
+			return err
+		})
+		err = g.Wait()
+	}
+	if z != nil {
 		z.drop() // without a module cache it is in the Cache, or wanted by nobody
 		out.Sum, out.VerifiedBy, out.Unverified, out.Mirror = z.sum, z.v.by, z.v.unverified, z.mirror
-		replaced = z.goMod
-		return nil
-	})
-	err := g.Wait()
-	if replaced != nil {
-		goMod = *replaced
+		if z.goMod != nil {
+			goMod = *z.goMod
+		}
 	}
 	out.GoModSum, out.GoModVerifiedBy = goMod.sum, goMod.v.by
 	out.Unverified = cmp.Or(out.Unverified, goMod.v.unverified)
@@ -411,13 +435,41 @@ func (f *Fetcher) download(ctx context.Context, m module.Version) (Module, error
 		return out, err
 	}
 	// As far as it got: a file that is named here is there.
-	for suffix, field := range map[string]*string{"info": &out.Info, "mod": &out.GoMod, "zip": &out.Zip} {
-		if name := f.mod.file(proxyPath(m, suffix)); exists(name) {
-			*field = name
+	file := func(suffix string, known bool) string {
+		name := f.mod.file(proxyPath(m, suffix))
+		if !known && !exists(name) {
+			return ""
 		}
+		return name
 	}
+	out.Info, out.GoMod, out.Zip = file("info", err == nil), file("mod", err == nil), file("zip", false)
 	if err == nil && !f.policy.NoExtract {
 		out.Dir = f.mod.tree(m)
 	}
 	return out, err
+}
+
+// inModCache returns what goes with a tree if all of it is in the module cache, and is what go.sum names; else nil.
+func (f *Fetcher) inModCache(ctx context.Context, m module.Version) (*zipFile, modFile) {
+	if _, ok := f.goSumVoucher(ctx, m); !ok || f.mod == nil || f.policy.NoExtract {
+		return nil, modFile{}
+	}
+	name := proxyPath(m, "info")
+	data, err := f.mod.read(name, maxInfo)
+	if err != nil {
+		return nil, modFile{}
+	}
+	if _, err := parseInfo(data, m); err != nil {
+		return nil, modFile{}
+	}
+	f.trace.cache(ctx, CacheInfo{Name: name, Hit: true})
+	goMod, ok := f.goModInModCache(ctx, m)
+	if !ok {
+		return nil, modFile{}
+	}
+	z, err := f.lookInModCache(ctx, m, true)
+	if err != nil {
+		return nil, modFile{} // it will be found again, and reported
+	}
+	return z, goMod
 }

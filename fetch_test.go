@@ -200,6 +200,36 @@ func TestDownloadAgainAsksNobody(t *testing.T) {
 	}
 }
 
+func TestDownloadAgainComparesWhatIsThere(t *testing.T) {
+	s := newWorld(t)
+	goSum, err := modfetch.ParseGoSum("go.sum", []byte(s.GoSum(moduleM.Path, moduleM.Version)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := append(s.Options(), modfetch.WithGoSum(goSum))
+	for damaged, policy := range map[string]modfetch.Policy{"info": {}, "mod": {}, "ziphash": {}, "zip": {NoExtract: true}} {
+		t.Run(damaged, func(t *testing.T) {
+			f, modCache := newFetcher(t, options...)
+			file := strings.TrimSuffix(download(t, f, moduleM)[moduleM.Path].Zip, "zip") + damaged
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, bytes.Repeat([]byte("x"), len(want)), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			again, err := modfetch.New(append(options, modfetch.WithModCache(modCache), modfetch.WithPolicy(policy))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			download(t, again, moduleM)
+			if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("the %s file is still %.40q, error %v", damaged, got, err)
+			}
+		})
+	}
+}
+
 func TestDownloadGoesOnAfterAnErrorAndStopsAtABreak(t *testing.T) {
 	s := newWorld(t)
 	f, _ := newFetcher(t, s.Options()...)

@@ -40,19 +40,13 @@ func (c *modCache) open(name string) (*os.File, error) {
 
 // read returns the content of a small file by its GOPROXY path.
 func (c *modCache) read(name string, limit int64) ([]byte, error) {
-	f, err := c.open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, name, limit)
+	return regular.Read(c.file(name), limit)
 }
 
 // tree returns the directory of m's extracted files.
 func (c *modCache) tree(m module.Version) string {
-	path, _ := module.EscapePath(m.Path) // checked when m came in
-	version, _ := module.EscapeVersion(m.Version)
-	return filepath.Join(c.dir, filepath.FromSlash(path)+"@"+version)
+	version, _ := module.EscapeVersion(m.Version) // checked when m came in
+	return filepath.Join(c.dir, filepath.FromSlash(escapePath(m.Path))+"@"+version)
 }
 
 // lock takes the go command's lock on one version, held while its zip and tree are replaced.
@@ -329,9 +323,16 @@ func writeFile(name string, write func(*os.File) error) error {
 
 // proxyPath returns the escaped GOPROXY path of one of m's files, whose path and version have been checked.
 func proxyPath(m module.Version, suffix string) string {
-	path, _ := module.EscapePath(m.Path)
 	version, _ := module.EscapeVersion(m.Version)
-	return path + "/@v/" + version + "." + suffix
+	return escapePath(m.Path) + "/@v/" + version + "." + suffix
+}
+
+// escapePath is module.EscapePath for a path that has been checked, which need not be done for each of its files again.
+func escapePath(path string) string {
+	if strings.ToLower(path) != path {
+		path, _ = module.EscapePath(path)
+	}
+	return path
 }
 
 func exists(name string) bool {

@@ -64,7 +64,7 @@ func Load(ctx context.Context, src Source, file string, jobs int) (*Graph, error
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{project: p, src: src, slots: make(chan struct{}, jobs), parsers: make(chan struct{}, runtime.GOMAXPROCS(0)), files: make(map[module.Version]readFunc)}
+	r := &reader{project: p, src: src, jobs: jobs, parsers: make(chan struct{}, runtime.GOMAXPROCS(0)), files: make(map[module.Version]readFunc)}
 	g, err := load(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -87,16 +87,11 @@ func load(ctx context.Context, r *reader) (*Graph, error) {
 	if !p.needsAll() {
 		needed = w.raise(p.explicit())
 	}
-	modules := make(map[module.Version]module.Version) // to what they replace
-	for _, m := range needed {
-		if to := p.replaced(m); to.Version != "" {
-			modules[to] = m
-		}
-	}
-	g.Modules = slices.Collect(maps.Keys(modules))
-	module.Sort(g.Modules)
+	modules := p.toDownload(needed)
+	g.Modules = sorted(modules)
 
 	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(r.jobs)
 	for _, m := range g.Modules {
 		if _, ok := r.files[m]; !ok {
 			// Nobody parses it, neither here nor in the go command.
@@ -109,4 +104,21 @@ func load(ctx context.Context, r *reader) (*Graph, error) {
 		}
 	}
 	return g, group.Wait()
+}
+
+// Required returns what Load would return as Modules if nothing in a go.mod file had to be raised, as is so after `go mod
+// tidy`. It asks nobody, so that a download can begin while Load still reads. For a workspace, and for a main module before
+// go 1.17, only Load can tell: there are none.
+func Required(file string) ([]module.Version, error) {
+	p, err := readProject(file)
+	if err != nil || p.needsAll() {
+		return nil, err
+	}
+	return sorted(p.toDownload(p.goMod(p.members[0].parsed).require)), nil
+}
+
+func sorted(modules map[module.Version]module.Version) []module.Version {
+	list := slices.Collect(maps.Keys(modules))
+	module.Sort(list)
+	return list
 }

@@ -191,7 +191,7 @@ func (p *project) replaced(m module.Version) module.Version {
 // needsAll reports whether all selected modules are downloaded, and not only those that go.mod requires.
 func (p *project) needsAll() bool {
 	f := p.members[0].parsed
-	return p.workspace || f.Go != nil && !prunes(f)
+	return p.workspace || f.Go != nil && !prunes(f.Go.Version)
 }
 
 // explicit returns what the go.mod file requires, excluded versions too: another version of them may be selected.
@@ -201,6 +201,17 @@ func (p *project) explicit() []module.Version {
 		list = append(list, r.Mod)
 	}
 	return list
+}
+
+// toDownload returns what is downloaded for modules, with what it replaces.
+func (p *project) toDownload(modules []module.Version) map[module.Version]module.Version {
+	used := make(map[module.Version]module.Version)
+	for _, m := range modules {
+		if to := p.replaced(m); to.Version != "" {
+			used[to] = m
+		}
+	}
+	return used
 }
 
 // GoSums returns the go.sum files that apply to a go.mod or go.work file, whether they exist or not: in a workspace its

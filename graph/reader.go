@@ -14,12 +14,11 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// A reader reads the go.mod files of dependencies: each file once, and of those from the source at most cap(slots) at a
-// time. It is safe for concurrent use.
+// A reader reads the go.mod files of dependencies, each file once. It is safe for concurrent use, by jobs goroutines at most.
 type reader struct {
 	project *project
 	src     Source
-	slots   chan struct{}
+	jobs    int
 	parsers chan struct{} // as many as there are processors: parsing may take 350 times a file's size in memory
 
 	mu    sync.Mutex                  // guards files
@@ -76,6 +75,9 @@ func (r *reader) readFile(ctx context.Context, m module.Version) (*goMod, error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if mod, ok := r.project.plain(text); ok {
+		return mod, nil
+	}
 	f, err := modfile.ParseLax(name, text, nil)
 	if list := (modfile.ErrorList)(nil); errors.As(err, &list) && len(list) > maxErrors {
 		err = slices.Clone(list[:maxErrors]) // a clone, to let go of what may be one for each line
@@ -93,8 +95,6 @@ const (
 
 // request asks the source for a go.mod file.
 func (r *reader) request(ctx context.Context, m module.Version) ([]byte, error) {
-	r.slots <- struct{}{}
-	defer func() { <-r.slots }()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -109,22 +109,31 @@ type goMod struct {
 }
 
 func (p *project) goMod(f *modfile.File) *goMod {
-	mod := &goMod{prunes: prunes(f)}
+	mod := &goMod{}
+	if f.Go != nil {
+		mod.prunes = prunes(f.Go.Version)
+	}
 	if f.Module != nil {
 		mod.path = f.Module.Mod.Path
 	}
 	for _, r := range f.Require {
-		if !p.exclude[r.Mod] && !isToolchain(r.Mod.Path) {
-			mod.require = append(mod.require, r.Mod)
-		}
+		p.require(mod, r.Mod)
 	}
 	return mod
 }
 
-// prunes reports whether a go.mod file is complete, as it is since go 1.17: it lists every module that its packages
-// import from, directly or not, so that the requirements of those can be left alone. Without a go line it is an old one.
-func prunes(f *modfile.File) bool {
-	return f.Go != nil && version.Compare("go"+f.Go.Version, "go1.17") >= 0
+// require takes in a line of mod, unless it is one that the project excludes.
+func (p *project) require(mod *goMod, m module.Version) {
+	if !p.exclude[m] && !isToolchain(m.Path) {
+		mod.require = append(mod.require, m)
+	}
+}
+
+// prunes reports whether a go.mod file with this go line is complete, as it is since go 1.17: it lists every module that its
+// packages import from, directly or not, so that the requirements of those can be left alone. Without a go line it is an old
+// one.
+func prunes(goVersion string) bool {
+	return goVersion != "" && version.Compare("go"+goVersion, "go1.17") >= 0
 }
 
 // isToolchain reports whether a path stands for a version of Go, and for nothing that can be fetched.

@@ -15,8 +15,10 @@ import (
 type walk struct {
 	reader *reader
 
-	mu       sync.Mutex // guards the maps while an errgroup runs
+	mu       sync.Mutex // guards the following while an errgroup runs
 	visited  map[visit]bool
+	todo     []visit                             // of the visited, those that nobody has begun
+	workers  int                                 // goroutines that take from it
 	requires map[module.Version][]module.Version // of the modules that were read
 	selected map[string]string                   // version by path; "" for a main module
 	requirer map[module.Version]module.Version   // who was first seen to require a module
@@ -154,22 +156,37 @@ func (w *walk) raisedBy(like map[module.Version]bool) []module.Version {
 	return raised
 }
 
-// visit reads a module in a goroutine of the group and goes on from there. w.mu is held.
+// visit has a module read by a goroutine of the group, which goes on from there. w.mu is held.
 func (w *walk) visit(ctx context.Context, group *errgroup.Group, v visit) {
 	if w.visited[v] {
 		return
 	}
 	w.visited[v] = true
-	group.Go(func() error {
+	w.todo = append(w.todo, v)
+	if w.workers < w.reader.jobs {
+		w.workers++
+		group.Go(func() error { return w.work(ctx, group) })
+	}
+}
+
+// work reads modules until none is left to do. A goroutine for each would be simpler, but spend more time on growing its
+// stack than on a file that is in a cache.
+func (w *walk) work(ctx context.Context, group *errgroup.Group) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.todo) > 0 {
+		v := w.todo[0]
+		w.todo = w.todo[1:]
+		w.mu.Unlock()
 		mod, err := w.reader.read(ctx, v.module)
 		w.mu.Lock()
-		defer w.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.chain(v.module), err)
 		}
 		w.enter(ctx, group, v, mod)
-		return nil
-	})
+	}
+	w.workers--
+	return nil
 }
 
 // enter takes in what a module requires, and visits it as far as v says. w.mu is held.

@@ -111,3 +111,51 @@ func TestARefusedFileIsClosed(t *testing.T) {
 		w.Close()
 	}
 }
+
+func TestRead(t *testing.T) {
+	dir, err := os.MkdirTemp("", "") // a socket's name must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for what, create := range what {
+		t.Run(what, func(t *testing.T) {
+			name := filepath.Join(dir, strings.ReplaceAll(what, " ", ""))
+			if err := create(name); err != nil {
+				t.Fatal(err)
+			}
+			for limit, ok := range map[int64]bool{3: false, 4: true, 1 << 40: true} {
+				data, err := regular.Read(name, limit)
+				switch {
+				case what == "nothing":
+					if !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("error %v, want fs.ErrNotExist", err)
+					}
+				case strings.HasSuffix(what, "file"):
+					if ok != (err == nil) || ok && string(data) != "text" {
+						t.Errorf("at most %d bytes: %q, error %v", limit, data, err)
+					}
+				case err == nil || !strings.Contains(err.Error(), name):
+					t.Errorf("%q, error %v, want one that names %s", data, err, name)
+				}
+				if what != "nothing" && !strings.HasSuffix(what, "file") && what != "socket" && !strings.HasSuffix(err.Error(), ": not a regular file") {
+					t.Errorf("error %v, want one that says what is wrong", err)
+				}
+			}
+		})
+	}
+}
+
+// Files of the kernel's own say that they are empty, as one does that is written to meanwhile.
+func TestReadMoreThanStated(t *testing.T) {
+	const name = "/proc/self/status"
+	if info, err := os.Stat(name); err != nil || info.Size() != 0 {
+		t.Skip("there is no such file here")
+	}
+	if data, err := regular.Read(name, 1<<20); err != nil || !strings.Contains(string(data), "Threads:") {
+		t.Errorf("%q, error %v", data, err)
+	}
+	if data, err := regular.Read(name, 100); err == nil {
+		t.Errorf("%q, want an error", data)
+	}
+}
