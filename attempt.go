@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // An attempt is one request to one mirror, and the answer to it: bounded, and watched while it is read.
@@ -21,15 +18,15 @@ type attempt struct {
 	w       want
 	req     Request
 	wait    time.Duration // for the header
-	slots   *semaphore.Weighted
-	place   int  // of the mirror in its tier
-	others  bool // another mirror can be asked instead
-	hurried bool // wait is less than usual: that there was no answer says little
+	part    bool          // of a file, of which the rest comes by other requests
+	place   int           // of the mirror in its tier
+	others  bool          // another mirror can be asked instead
+	hurried bool          // wait is less than usual: that there was no answer says little
 
 	ctx     context.Context
 	caller  context.Context
 	cancel  context.CancelCauseFunc
-	release func() // of the slot
+	release func() // of its slots; nil before it has them
 	start   time.Time
 	info    AttemptInfo
 	resp    *Response
@@ -60,7 +57,7 @@ var (
 )
 
 func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *attempt {
-	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, wait: headerTimeout, release: func() {}}
+	a := &attempt{e: e, mirror: m, health: e.healths.get(m), w: w, req: req, caller: ctx, wait: headerTimeout}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	if req.Retry {
 		a.wait = retryTimeout
@@ -68,17 +65,15 @@ func newAttempt(ctx context.Context, e *engine, m Mirror, w want, req Request) *
 	if _, ok := m.(*direct); ok {
 		a.wait = directTimeout
 	}
-	a.slots = a.health.slots
 	a.info = AttemptInfo{Module: w.module, Path: w.path, Mirror: m.String(), Offset: req.Offset, Size: -1}
 	return a
 }
 
 // open sends the request and checks the header of the answer. Afterwards err or body is set.
 func (a *attempt) open() {
-	if a.err = a.slots.Acquire(a.ctx, 1); a.err != nil {
+	if a.release, a.err = a.health.acquire(a.ctx, a.w.into != nil && !a.part); a.err != nil {
 		return
 	}
-	a.release = sync.OnceFunc(func() { a.slots.Release(1) })
 	a.start = time.Now()
 	a.e.trace.attemptStarted(a.caller, a.info)
 	silence := time.AfterFunc(a.wait, func() { a.cancel(failf(ErrTransient, "no answer within %s", a.wait)) })
@@ -144,7 +139,9 @@ func (a *attempt) close(err error) error {
 		a.info.Duration = time.Since(a.start)
 	}
 	a.cancel(nil)
-	a.release()
+	if a.release != nil {
+		a.release()
+	}
 	return err
 }
 

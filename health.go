@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"math/rand/v2"
@@ -14,8 +15,9 @@ import (
 // A health is what an engine has learned of one mirror. Where mirrors are equal it orders them; elsewhere it only keeps a
 // mirror that is known to be dead, or whose bytes were condemned, from being waited for while another can be asked.
 type health struct {
-	slots     *semaphore.Weighted // requests under way; each mirror has its own, or one that hangs would take those of all
-	partSlots *semaphore.Weighted // and for parts of files: a slow transfer that holds a slot must not keep its own rescue waiting
+	// Requests under way: each mirror has its own slots, or one that hangs would take those of all. A zip begins only with
+	// one of zipSlots too, so that small files, and further parts of a slow zip, never wait for many large ones.
+	slots, zipSlots *semaphore.Weighted
 
 	mu      sync.Mutex // guards the following
 	latency time.Duration
@@ -71,11 +73,7 @@ func (h *healths) get(m Mirror) *health {
 			h.of = make(map[Mirror]*health)
 		}
 		x = &health{info: MirrorInfo{Mirror: m.String()}}
-		x.slots = semaphore.NewWeighted(int64(h.jobs))
-		x.partSlots = x.slots
-		if parts := h.jobs / 4; parts > 1 {
-			x.slots, x.partSlots = semaphore.NewWeighted(int64(h.jobs-parts)), semaphore.NewWeighted(int64(parts))
-		}
+		x.slots, x.zipSlots = semaphore.NewWeighted(int64(h.jobs)), semaphore.NewWeighted(int64(max(1, h.jobs/2)))
 		h.of[m] = x
 		h.list = append(h.list, x)
 	}
@@ -107,6 +105,28 @@ func (h *health) tell() MirrorInfo {
 		info.Until = h.until
 	}
 	return info
+}
+
+// acquire takes the slots for a request, of a whole zip or of something else.
+func (h *health) acquire(ctx context.Context, zip bool) (release func(), err error) {
+	if zip {
+		if err := h.zipSlots.Acquire(ctx, 1); err != nil {
+			return nil, err
+		}
+	}
+	release = func() {
+		h.slots.Release(1)
+		if zip {
+			h.zipSlots.Release(1)
+		}
+	}
+	if err := h.slots.Acquire(ctx, 1); err != nil {
+		if zip {
+			h.zipSlots.Release(1)
+		}
+		return nil, err
+	}
+	return release, nil
 }
 
 // answered notes a header.

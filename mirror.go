@@ -37,7 +37,7 @@ type Request struct {
 	Offset int64  // first byte wanted; a mirror may ignore it, Response.Offset says so
 	Length int64  // bytes wanted from there; 0 is all of them
 	ETag   string // send a part only of this very file, else the whole
-	Lane   int    // requests of different lanes, of which there are up to 8, should not share a connection
+	Lane   int    // requests of different lanes, of which there are up to 16, should not share a connection
 	Retry  bool   // no other mirror can be asked: the mirror itself should retry what may pass
 }
 

@@ -107,8 +107,8 @@ func WithHTTPClient(client *http.Client) Option {
 	return func(c *config) { c.client = append(c.client, client) }
 }
 
-// WithJobs sets how many requests to one mirror may be under way at once. The default is 64. From 8 on, a quarter of them is
-// kept for parts of large files.
+// WithJobs sets how many requests to one mirror may be under way at once. The default is 64. At most half
+// of them are whole zips; the others are kept for small files, and for parts of zips.
 func WithJobs(n int) Option { return func(c *config) { c.jobs = append(c.jobs, n) } }
 
 // WithTrace sets the hooks that are told what the Fetcher does.

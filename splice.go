@@ -75,7 +75,7 @@ const (
 	spreadETA    = 1500 * time.Millisecond // a transfer that will take longer is spread
 	minSegment   = 256 << 10               // bytes
 	maxParts     = 24
-	maxLanes     = 8        // connections to one mirror
+	maxLanes     = 16       // connections to one mirror
 	floorRate    = 16 << 10 // bytes per second
 	slowLooks    = 20
 	partPatience = time.Second // with who is asked for a range, at least
@@ -195,7 +195,7 @@ func (s *splice) begin(ctx context.Context) bool {
 	s.todo = s.todo[1:]
 	p.src.lanes[lane] = true
 	p.a = newAttempt(ctx, s.r.e, src.mirror, s.r.w, Request{Path: s.r.w.path, Offset: p.from, Length: p.to - p.from, ETag: src.etag, Lane: lane})
-	p.a.place, p.a.others, p.a.slots = src.place, true, p.a.health.partSlots
+	p.a.place, p.a.others, p.a.part = src.place, true, true
 	if s.another(src) {
 		latency, _ := p.a.health.usual()
 		p.a.wait, p.a.hurried = min(max(partPatience, 4*latency), p.a.wait), true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -222,26 +223,70 @@ func (d *download) run(ctx context.Context) error {
 	if len(d.targets) == 0 {
 		find = d.load
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	early := d.early(ctx)
+	defer func() {
+		cancel()
+		for range early { // until nothing runs any more
+		}
+	}()
 	if err := find(ctx); err != nil {
 		return err
 	}
 	d.live.setTotal(len(d.modules))
-	for m, err := range d.fetcher.Download(ctx, d.modules) {
+	rest := make(map[module.Version]bool)
+	for _, m := range d.modules {
+		rest[m] = true
+	}
+	for r := range early {
+		if !rest[r.module.Version] {
+			continue // it was raised
+		}
+		delete(rest, r.module.Version)
+		if err := d.done(r.module, r.err); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	for m, err := range d.fetcher.Download(ctx, slices.Collect(maps.Keys(rest))) {
 		if err != nil && ctx.Err() != nil {
 			break
 		}
 		if err = d.done(m, err); err != nil {
 			return err
 		}
-		d.live.moduleDone()
 	}
 	return nil
+}
+
+// A result is what became of a module.
+type result struct {
+	module modfetch.Module
+	err    error
+}
+
+// early begins to download what a project most likely needs, while it is still found out. The channel holds all of it.
+func (d *download) early(ctx context.Context) <-chan result {
+	var likely []module.Version
+	if len(d.targets) == 0 {
+		likely, _ = graph.Required(d.project.file) // what is wrong with it is told by load
+	}
+	results := make(chan result, len(likely))
+	go func() { // ends with the last module, which has failed if ctx has ended
+		defer close(results)
+		for m, err := range d.fetcher.Download(ctx, likely) {
+			results <- result{m, err}
+		}
+	}()
+	return results
 }
 
 // load finds the modules that the project needs.
 func (d *download) load(ctx context.Context) error {
 	d.live.setPhase("reading go.mod files")
-	source := &sumRecorder{src: d.fetcher, sums: d.sums}
+	var source graph.Source = d.fetcher
+	if d.updateSum {
+		source = &sumRecorder{src: d.fetcher, sums: d.sums}
+	}
 	g, err := graph.Load(ctx, source, d.project.file, d.jobs)
 	if err != nil {
 		return withNear(ctx, d.fetcher, err)
@@ -282,6 +327,7 @@ func (d *download) resolve(ctx context.Context) error {
 
 // done reports a module that Download has yielded.
 func (d *download) done(m modfetch.Module, err error) error {
+	d.live.moduleDone()
 	if err == nil {
 		d.report.moduleDone(m)
 		d.sums[m.Version] = m.Sum

@@ -102,7 +102,8 @@ func TestTogether(t *testing.T) {
 			for i := range outs {
 				m := s.Mirror()
 				defer m.Close()
-				reads, downloads := sync.OnceFunc(reading.arrive), sync.OnceFunc(downloading.arrive)
+				reads := sync.OnceFunc(reading.arrive)
+				downloads := sync.OnceFunc(func() { reads(); downloading.arrive() }) // modfetch may do that first
 				m.Fault("*.mod", reading.hold(reads))
 				m.Fault("*.info", downloading.hold(downloads)) // of which no lock keeps anybody
 				m.Fault("*.zip", downloading.hold(downloads))
@@ -117,8 +118,7 @@ func TestTogether(t *testing.T) {
 				}
 				go func() {
 					err := cmd.Wait()
-					reads() // if it has failed before, the others are not to wait
-					downloads()
+					downloads() // if it has failed before, the others are not to wait
 					errs <- err
 				}()
 				cmds, mirrors = append(cmds, cmd), append(mirrors, m)
