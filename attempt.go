@@ -106,7 +106,7 @@ func (a *attempt) end(err error) error {
 	}
 	a.ended = true
 	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) && !errors.Is(err, errOtherFile) {
-		a.health.failed(err, a.resp != nil || isStatus(err, 0) || a.hurried)
+		a.health.failed(err, a.resp != nil || isStatus(err) || a.hurried)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)
 	a.e.trace.attemptDone(a.caller, a.info)
@@ -143,12 +143,6 @@ func (a *attempt) close(err error) error {
 		a.release()
 	}
 	return err
-}
-
-// isStatus reports whether an error is an answer of the mirror's, though no file: with this code, or with any for 0.
-func isStatus(err error, code int) bool {
-	var status *StatusError
-	return errors.As(err, &status) && (code == 0 || code == status.Code)
 }
 
 // A body is what a mirror sends: bounded, and watched while it is read.

@@ -15,7 +15,7 @@ import (
 // An engine gets one file from many mirrors. What a mirror sends is judged before it is believed: one that sends a corrupt,
 // cut or foreign file is passed over like one that does not answer.
 type engine struct {
-	judging  *semaphore.Weighted // large files being judged, no more than there are processors: each is done sooner, and so is a mirror found out
+	judging  *semaphore.Weighted // large files, no more than processors: each is done sooner, and a mirror found out
 	strict   bool                // Policy.StrictComma
 	strategy Strategy
 	trace    *Trace

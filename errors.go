@@ -171,7 +171,7 @@ type StatusError struct {
 	Code   int    // HTTP status code
 	Detail string // the server's own words: plain text, at most 8 lines, without control characters and secrets
 
-	// RetryAfter is for how long the server asks to be left alone, at most 30 seconds; 0 if it does not say.
+	// RetryAfter is for how long the server asks to be left alone, at most 30 seconds; 0 if it does not say so in seconds.
 	RetryAfter time.Duration
 }
 
@@ -225,3 +225,9 @@ func failf(kind error, format string, args ...any) error {
 
 // absent reports whether an error is a mirror's own statement that a file does not exist.
 func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// isStatus reports whether an error is an answer of the mirror's, though no file.
+func isStatus(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status)
+}

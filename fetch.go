@@ -85,8 +85,8 @@ type Module struct {
 // WithGoSum returns a Fetcher that holds files against another go.sum, over the same mirrors, cache and transfers.
 func (f *Fetcher) WithGoSum(s *GoSum) *Fetcher { return &Fetcher{f.core, s} }
 
-// Close closes the idle connections of the Fetcher's own client and removes what fetching from repositories has left. It is called when no other method
-// is running or will be; the Cache is left alone.
+// Close closes the idle connections of the Fetcher's own client and removes what fetching from repositories has left. It is
+// called when no other method is running or will be; the Cache is left alone.
 func (f *Fetcher) Close() error {
 	if f.idle != nil {
 		f.idle()
@@ -274,7 +274,10 @@ func (f *Fetcher) stored(ctx context.Context, name string, limit int64) (data []
 		return nil, false, err
 	}
 	defer r.Close()
-	data, err = readAtMost(r, name, limit)
+	data, err = io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = failf(ErrCorrupt, "%s in the cache is larger than the %d bytes that are accepted", name, limit)
+	}
 	return data, false, err
 }
 
@@ -284,14 +287,6 @@ func diskError(m module.Version, err error) error {
 		return err
 	}
 	return &failure{ErrTransient, "keeping " + m.String(), err}
-}
-
-func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = failf(ErrCorrupt, "%s in the cache is larger than the %d bytes that are accepted", name, limit)
-	}
-	return data, err
 }
 
 // keep puts a verified file into the Cache. A cache that cannot store must not fail the fetch.

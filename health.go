@@ -24,6 +24,7 @@ type health struct {
 	silent  int               // failures in a row that may pass
 	wrong   int               // files condemned, and no good one since
 	until   time.Time         // passed over until then; then one request is let through to see
+	asks    time.Time         // passed over until then too, as the mirror has asked for that: no other answer ends it
 	doomed  bool              // until is because of condemned bytes: an answer alone does not end it
 	odd     time.Time         // until then its bytes are not put beside those of others
 	info    MirrorInfo        // but for what tell adds
@@ -101,8 +102,8 @@ func (h *health) tell() MirrorInfo {
 		latencies := slices.Sorted(slices.Values(h.recent[:n]))
 		info.Latency = latencies[n/2]
 	}
-	if time.Now().Before(h.until) {
-		info.Until = h.until
+	if until := slices.MaxFunc([]time.Time{h.until, h.asks}, time.Time.Compare); time.Now().Before(until) {
+		info.Until = until
 	}
 	return info
 }
@@ -188,7 +189,7 @@ func (h *health) failed(err error, answered bool) {
 	defer h.mu.Unlock()
 	var status *StatusError
 	if errors.As(err, &status) && status.RetryAfter > 0 {
-		h.until = time.Now().Add(status.RetryAfter)
+		h.asks = time.Now().Add(status.RetryAfter)
 	}
 	if kind == NotFound || kind == Forbidden {
 		h.silent = 0
@@ -233,6 +234,9 @@ func (h *health) passOver() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
+	if now.Before(h.asks) {
+		return true
+	}
 	if h.until.IsZero() || now.Before(h.until) {
 		return !h.until.IsZero()
 	}

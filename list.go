@@ -60,9 +60,10 @@ type lists struct {
 
 // lists asks mirrors for their lists.
 func (f *Fetcher) lists(ctx context.Context, path string) (lists, error) {
-	escaped, _ := module.EscapePath(path) // a checked path can be escaped
-	name := escaped + "/@v/list"
-	said, err := hear(ctx, f, path, name, maxList, func(ctx context.Context, data []byte) (versionList, error) { return parseList(ctx, data, path) })
+	name := escapePath(path) + "/@v/list"
+	said, err := hear(ctx, f, path, name, maxList, func(ctx context.Context, data []byte) (versionList, error) {
+		return parseList(ctx, data, path)
+	})
 	return lists{path, name, said}, err
 }
 
@@ -125,7 +126,7 @@ func (l lists) lag(ctx context.Context, t *Trace, all versionList, vouched strin
 		if n := len(s.what.versions); n > 0 {
 			i.Newest = s.what.versions[n-1]
 		}
-		if all.shows(vouched) && !s.what.shows(vouched) {
+		if vouched != "" && all.shows(vouched) && !s.what.shows(vouched) {
 			i.Lacks = vouched
 		}
 		if i.Missing > 0 || i.Lacks != "" {

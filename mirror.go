@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
+	"golang.org/x/mod/module"
 )
 
 // A Mirror serves files by their GOPROXY path. It is not trusted: what it sends is bounded, timed and verified by the
@@ -48,6 +49,20 @@ type Response struct {
 	Size        int64  // of the whole file; -1 if unknown
 	ETag        string // as sent; one that begins with W/ is weak; "" if there is none
 	ContentType string // as stated by the mirror
+}
+
+// proxyPath returns the escaped GOPROXY path of one of m's files, whose path and version have been checked.
+func proxyPath(m module.Version, suffix string) string {
+	version, _ := module.EscapeVersion(m.Version)
+	return escapePath(m.Path) + "/@v/" + version + "." + suffix
+}
+
+// escapePath is module.EscapePath for a path that has been checked, which need not be done for each of its files again.
+func escapePath(path string) string {
+	if strings.ToLower(path) != path {
+		path, _ = module.EscapePath(path)
+	}
+	return path
 }
 
 // Limits of what a mirror may send or make us wait for.

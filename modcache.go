@@ -321,20 +321,6 @@ func writeFile(name string, write func(*os.File) error) error {
 	return err
 }
 
-// proxyPath returns the escaped GOPROXY path of one of m's files, whose path and version have been checked.
-func proxyPath(m module.Version, suffix string) string {
-	version, _ := module.EscapeVersion(m.Version)
-	return escapePath(m.Path) + "/@v/" + version + "." + suffix
-}
-
-// escapePath is module.EscapePath for a path that has been checked, which need not be done for each of its files again.
-func escapePath(path string) string {
-	if strings.ToLower(path) != path {
-		path, _ = module.EscapePath(path)
-	}
-	return path
-}
-
 func exists(name string) bool {
 	_, err := os.Lstat(name)
 	return err == nil

@@ -40,7 +40,7 @@ func Race() Strategy { return Strategy{equal: true} }
 // whose bytes can be proven are asked of several mirrors; others come from one mirror after the other, in the order given.
 func Stagger(d time.Duration) Strategy { return Strategy{equal: true, after: d} }
 
-// A Policy turns defaults off; the zero value is the default.
+// A Policy is what is wanted other than by default, which is its zero value.
 type Policy struct {
 	RequireVerified bool // refuse what a setting exempts from verification, instead of handing it out as Unverified
 	StrictComma     bool // never cross a `,` after anything but a 404 or 410, even where the bytes are provably wrong
@@ -107,8 +107,8 @@ func WithHTTPClient(client *http.Client) Option {
 	return func(c *config) { c.client = append(c.client, client) }
 }
 
-// WithJobs sets how many requests to one mirror may be under way at once. The default is 64. At most half
-// of them are whole zips; the others are kept for small files, and for parts of zips.
+// WithJobs sets how many requests to one mirror may be under way at once. The default is 64. From 2 on, at
+// most half of them are whole zips: the others are for small files, and for parts of zips.
 func WithJobs(n int) Option { return func(c *config) { c.jobs = append(c.jobs, n) } }
 
 // WithTrace sets the hooks that are told what the Fetcher does.
@@ -174,10 +174,6 @@ func (c *config) fetcher() (*Fetcher, error) {
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 	}, goSum: first(c.goSum)}
 
-	if f.policy.AskAll < 0 {
-		return nil, fmt.Errorf("WithPolicy: AskAll is %s: no answer comes within that; want a time such as 2s", f.policy.AskAll)
-	}
-
 	f.infos.Joined = f.trace.joined
 	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }
 	f.zips.Joined = f.mods.Joined
@@ -188,6 +184,9 @@ func (c *config) fetcher() (*Fetcher, error) {
 		if f.jobs = c.jobs[0]; f.jobs < 1 {
 			return nil, fmt.Errorf("WithJobs(%d): at least one request must be possible", f.jobs)
 		}
+	}
+	if f.policy.AskAll < 0 {
+		return nil, fmt.Errorf("WithPolicy: AskAll is %s: no answer comes within that; want a time such as 2s", f.policy.AskAll)
 	}
 	f.engine = &engine{
 		healths:  healths{jobs: f.jobs},

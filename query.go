@@ -335,8 +335,7 @@ func retractions(file *modfile.File) func(v string) bool {
 // untagged returns the version that a mirror itself takes for the latest, or else the newest pseudo-version in its list;
 // "" if there is neither.
 func (f *Fetcher) untagged(ctx context.Context, list versionList, path string) (string, error) {
-	escaped, _ := module.EscapePath(path)
-	info, err := f.ask(ctx, path, escaped+"/@latest", "")
+	info, err := f.ask(ctx, path, escapePath(path)+"/@latest", "")
 	if absent(err) {
 		return list.pseudo, nil
 	}
@@ -366,7 +365,9 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 // another. Of several that mirrors give it takes the newest that is vouched for; if they give but one, that is the caller's
 // to verify.
 func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error) {
-	answers, err := hear(ctx, f, path, name, maxInfo, func(_ context.Context, data []byte) (Info, error) { return parseAnswer(data, path, rev) })
+	answers, err := hear(ctx, f, path, name, maxInfo, func(_ context.Context, data []byte) (Info, error) {
+		return parseAnswer(data, path, rev)
+	})
 	if err != nil {
 		return Info{}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"slices"
 	"time"
 )
@@ -14,6 +13,7 @@ import (
 const (
 	usualTimes    = 3 // of its usual latency after which a mirror is overtaken
 	leastOvertake = 10 * time.Millisecond
+	zipOvertake   = 200 * time.Millisecond // at least for a zip: what is asked for twice is large
 	leastPatience = 500 * time.Millisecond // with a mirror that is asked alone though others are equal to it
 )
 
@@ -79,8 +79,8 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 		switch {
 		case err == nil:
 			err = r.take(ctx, a)
-		case a.req.Offset > 0 && isStatus(err, http.StatusRequestedRangeNotSatisfiable):
-			r.w.unfinished.drop()
+		case a.req.Offset > 0 && a.resp == nil && (KindOf(err) == Forbidden || KindOf(err) == Corrupt):
+			r.w.unfinished.drop() // what it refuses, or garbles, may be the range
 			err = errOtherFile
 		}
 		err = a.end(err)
@@ -146,6 +146,9 @@ func (r *round) overtake() (after time.Duration, ok bool) {
 	}
 	latency, _ := r.running[len(r.running)-1].health.usual()
 	soon := max(usualTimes*latency, leastOvertake)
+	if r.w.into != nil {
+		soon = max(soon, zipOvertake)
+	}
 	switch {
 	case latency == 0:
 		return r.e.strategy.after, true
@@ -229,10 +232,11 @@ func (r *round) served(a *attempt) {
 // inspect has a large file looked at, unless its mirror has been found out while it waited for its turn.
 func (r *round) inspect(ctx context.Context, a *attempt) error {
 	if err := r.e.judging.Acquire(ctx, 1); err != nil {
-		return err
+		return &fatalError{err} // the caller has left: no verdict
 	}
 	defer r.e.judging.Release(1)
-	if a.leave() && slices.ContainsFunc(r.w.unfinished.pieces, func(p piece) bool { return p.mirror == a.mirror }) {
+	sent := slices.ContainsFunc(r.w.unfinished.pieces, func(p piece) bool { return p.mirror == a.mirror })
+	if sent && a.leave() {
 		return errDoomed
 	}
 	if err := r.w.inspect(ctx); err != nil {
@@ -248,7 +252,7 @@ func (r *round) stop() {
 	}
 	for range r.running {
 		a := <-r.results
-		if a.resp == nil {
+		if a.resp == nil && !a.start.IsZero() { // else it still waited for a slot, which is not the mirror's time
 			a.health.overtaken(time.Since(a.start))
 		}
 		a.end(errOvertaken)
@@ -259,15 +263,13 @@ func (r *round) stop() {
 
 // note keeps what became of a mirror.
 func (r *round) note(a *attempt, err error) {
+	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
+	hurried := a.hurried && a.resp == nil && last.Kind == Transient // it was not waited for long enough to be given up
 	switch {
-	case errors.Is(err, errSpliced):
-		r.queue = append(r.queue, a.place)
 	case errors.Is(err, errOtherFile):
 		r.queue = slices.Insert(r.queue, 0, a.place)
-	}
-	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
-	if a.hurried && a.resp == nil && last.Kind == Transient && !(r.paused[a.place] && r.answered()) {
-		r.queue = append(r.queue, a.place) // it was not waited for long enough to be given up
+	case errors.Is(err, errSpliced), hurried && !(r.paused[a.place] && r.answered()):
+		r.queue = append(r.queue, a.place)
 	}
 	r.attempts[a.place] = last
 	// A sole mirror has already retried everything up to its header itself.

@@ -57,9 +57,10 @@ type part struct {
 	lead bool // its attempt ends with the verdict on the file
 	open bool // has been answered
 
-	last int64   // from at the last look
-	rate float64 // bytes per second
-	slow int     // looks in a row at which it was below floorRate
+	last  int64   // from at the last look
+	looks int     // since it was answered
+	rate  float64 // bytes per second
+	slow  int     // looks in a row at which it was below floorRate
 }
 
 // A piece is who has sent a range.
@@ -114,7 +115,10 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 		}
 	}
 	err := s.run(ctx, a, u.missing())
-	if s.size > 0 && (err == nil || r.known(ctx)) {
+	if err == nil && s.size < 0 && len(s.pieces) > 0 {
+		s.size = s.pieces[0].to
+	}
+	if s.size > 0 && (err == nil || !r.whole && r.known(ctx)) {
 		*u = unfinished{s.size, s.pieces}
 	}
 	return err
@@ -123,8 +127,7 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 // continues returns the range to begin with; 0, 0 is the whole file.
 func (r *round) continues() (offset, length int64) {
 	u := r.w.unfinished
-	if u.size == 0 || r.whole {
-		u.drop()
+	if u.size == 0 {
 		return 0, 0
 	}
 	first := u.missing()[0]
@@ -137,19 +140,19 @@ func (r *round) continues() (offset, length int64) {
 // known reports whether parts of different answers may be put together.
 func (r *round) known(ctx context.Context) bool { return r.w.known != nil && r.w.known(ctx) }
 
-func (s *splice) run(ctx context.Context, lead *attempt, missing []span) error {
+func (s *splice) run(ctx context.Context, lead *attempt, gaps []span) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.wg.Wait()
 	defer cancel()
-	if missing == nil {
-		missing = []span{{0, s.size}}
+	if gaps == nil {
+		gaps = []span{{0, s.size}}
 		if s.size < 0 {
-			missing[0].to = s.r.w.limit + 1 // reading ends before
+			gaps[0].to = s.r.w.limit + 1 // reading ends before
 		}
 	}
-	p := &part{span: missing[0], src: s.sources[0], a: lead, lead: true, open: true}
+	p := &part{span: gaps[0], src: s.sources[0], a: lead, lead: true, open: true}
 	p.last, p.sent = p.from, span{p.from, p.from}
-	s.todo = missing[1:]
+	s.todo = gaps[1:]
 	p.src.lanes[0] = true
 	s.parts = []*part{p}
 	s.wg.Go(func() { s.receive(p) })
@@ -261,7 +264,8 @@ func (s *splice) receive(p *part) {
 		s.mu.Unlock()
 		if _, writeErr := s.r.w.into.WriteAt((*buf)[:n], at); writeErr != nil {
 			s.mu.Lock()
-			s.fatal = writeErr // a full disk is no mirror's fault
+			s.fatal = writeErr         // a full disk is no mirror's fault
+			p.from, p.sent.to = at, at // nothing of it is there
 			s.mu.Unlock()
 			err = writeErr
 		} else if full {
@@ -300,11 +304,12 @@ func (s *splice) finish(p *part, err error) {
 	}
 	if err != nil && p.a.caller.Err() == nil {
 		s.err = err
-		if p.sent.to-p.sent.from < minSegment && !errors.Is(err, errSlow) {
+		slow := errors.Is(err, errSlow) || errors.Is(err, errOvertaken)
+		if p.sent.to-p.sent.from < minSegment && !slow {
 			p.src.fails++
 		}
 		switch {
-		case errors.Is(err, errSlow):
+		case slow:
 			p.src.slow = true
 		case errors.Is(err, errRange), KindOf(err) != Transient:
 			p.src.fails = maxFails
@@ -331,6 +336,9 @@ func (s *splice) look(ctx context.Context) {
 		if p.slow++; p.rate >= floorRate || !p.open {
 			p.slow = 0
 		}
+		if p.open {
+			p.looks++
+		}
 		total += p.rate
 		missing += p.to - p.from
 	}
@@ -341,8 +349,12 @@ func (s *splice) look(ctx context.Context) {
 	mean := total / float64(len(s.parts))
 	for _, p := range s.parts {
 		held := p.open && p.to-p.from <= 2*minSegment && p.rate < mean/4 && len(s.parts) > 1
-		if (p.slow >= slowLooks || held) && s.another(p.src) {
+		switch {
+		case !s.another(p.src):
+		case p.slow >= slowLooks || held:
 			p.a.cancel(errSlow)
+		case s.outrun(p):
+			p.a.cancel(errOvertaken)
 		}
 	}
 	more := 0
@@ -363,6 +375,20 @@ func (s *splice) look(ctx context.Context) {
 // another reports whether anybody but src can be asked, who has not been slow. s.mu is held.
 func (s *splice) another(src *source) bool {
 	return slices.ContainsFunc(s.sources, func(o *source) bool { return o != src && o.fails < maxFails && !o.slow })
+}
+
+// outrun reports whether another mirror, of those that may all send, would bring the rest of a part in half the time. s.mu is
+// held.
+func (s *splice) outrun(p *part) bool {
+	if !s.many || p.looks < 2 {
+		return false // it is too early to tell
+	}
+	left := float64(p.to - p.from)
+	return slices.ContainsFunc(s.sources, func(o *source) bool {
+		latency, rate := s.r.e.healths.get(o.mirror).usual()
+		return o != p.src && o.fails < maxFails && !o.slow && rate > 0 &&
+			2*(latency.Seconds()+lookEvery.Seconds()+left/rate)*p.rate < left
+	})
 }
 
 // split takes the second half of the longest part.
@@ -410,7 +436,10 @@ func (r *round) sum(s span) (sum [sha256.Size]byte, err error) {
 // bytes are not put beside those of others for a while; it is not condemned, as h1 does not cover how a zip is encoded.
 func (r *round) blame(ctx context.Context) {
 	for _, p := range r.suspects {
-		if sum, err := r.sum(p.span); p.mirror == nil || err != nil || sum == p.sum {
+		if p.mirror == nil {
+			continue // an earlier process has got it
+		}
+		if sum, err := r.sum(p.span); err != nil || sum == p.sum {
 			continue
 		}
 		err := failf(ErrTransient, "bytes %d to %d are not those of the verified file: wrong, or of another encoding of it", p.from, p.to)

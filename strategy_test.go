@@ -458,6 +458,25 @@ func TestSoleMirrorIsAlwaysAsked(t *testing.T) {
 	})
 }
 
+// TestSlowMirrorIsOutrun: one that answers first, but sends slowly, does not hold up a zip that an equal one has too.
+func TestSlowMirrorIsOutrun(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	slow, quick := origin.Mirror(), origin.Mirror()
+	slow.Fault("*.zip", modfetchtest.Fault{}.Bandwidth(100<<10))
+	quick.Fault("*.zip", modfetchtest.Fault{}.Latency(100*time.Millisecond).Bandwidth(10<<20))
+	inBubble(t, origin, sums, map[string]*modfetchtest.Server{"slow": slow, "quick": quick}, func(t *testing.T, b *bubble) {
+		f, dir := b.fetcher("slow|quick", modfetch.WithStrategy(modfetch.Stagger(time.Second)))
+		start := time.Now()
+		b.wantBig(f, dir)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("took %s", took)
+		}
+		if failed := b.failures("slow"); len(failed) > 0 {
+			t.Errorf("who is outrun has not failed: %v", failed)
+		}
+	})
+}
+
 // TestMirrorThatAsksForPatienceGetsIt: as long as another one can be asked.
 func TestMirrorThatAsksForPatienceGetsIt(t *testing.T) {
 	origin, sums := newBigWorld(t)

@@ -51,9 +51,8 @@ func (l *lookup) run() (sumRecord, error) {
 }
 
 func (l *lookup) lookupName() string {
-	path, _ := module.EscapePath(l.module.Path)
 	version, _ := module.EscapeVersion(l.module.Version)
-	return "lookup/" + path + "@" + version
+	return "lookup/" + escapePath(l.module.Path) + "@" + version
 }
 
 // hashes takes the last field of each go.sum line.

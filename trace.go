@@ -21,7 +21,10 @@ type Trace struct {
 	LockWaiting    func(context.Context, string)      // another process holds the named lock
 	Head           func(context.Context, HeadInfo)    // a mirror has shown a tree head of the checksum database
 	Lagging        func(context.Context, LagInfo)     // a mirror shows less than others do; see Policy.AskAll
-	Unvouched      func(context.Context, AttemptInfo) // a mirror, not all of them, names Module in the file at Path, and that is passed over: Err says why
+
+	// Unvouched is called for a version that a mirror, not all of them, names in the file at Path, and that is passed over: Err
+	// says why.
+	Unvouched func(context.Context, AttemptInfo)
 
 	// Joined is called with a caller's own context when the file it wants is already being fetched for somebody else: the
 	// hooks for that work get the other's context.

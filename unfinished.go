@@ -12,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modfetch/modfetch/internal/regular"
+	"golang.org/x/mod/module"
 )
 
 // An unfinished is what has arrived of a file whose hash is known. A transfer that is interrupted goes on from there: with
@@ -54,16 +56,18 @@ const (
 	unfinishedAge = 24 * time.Hour // after which nobody is expected to go on
 	minUnfinished = 256 << 10      // bytes; fewer are soon fetched again
 	maxGapList    = 64 << 10       // bytes
+	copyStep      = 8 << 20        // bytes, after which a caller that has left is noticed
 )
 
-// unfinishedFile is where a zip is set aside by the hash that it has to have, out of the go command's sight.
-func (c *modCache) unfinishedFile(sum string) string {
-	return filepath.Join(c.dir, "cache", "modfetch", fmt.Sprintf("%x.zip", sha256.Sum256([]byte(sum))))
+// unfinishedFile is where m's zip is set aside, out of the go command's sight. The name begins with m's, so that the hash need
+// not be asked for where there is nothing of m, and ends with that of the hash that the zip has to have.
+func (c *modCache) unfinishedFile(m module.Version, sum string) string {
+	return filepath.Join(c.dir, "cache", "modfetch", fmt.Sprintf("%x-%x.zip", sha256.Sum256([]byte(m.String())), sha256.Sum256([]byte(sum))))
 }
 
 // setAside closes a file of which not all has arrived and keeps it for a later process. Behind the file's own bytes stand a
 // list of those that are missing, and its size.
-func (c *modCache) setAside(file *os.File, sum string, u *unfinished) error {
+func (c *modCache) setAside(m module.Version, file *os.File, sum string, u *unfinished) error {
 	defer file.Close() // if it has not come to that
 	var gaps [][2]int64
 	for _, gap := range u.missing() {
@@ -79,27 +83,31 @@ func (c *modCache) setAside(file *os.File, sum string, u *unfinished) error {
 	if _, err := file.WriteAt(binary.BigEndian.AppendUint64(list, uint64(u.size)), u.size); err != nil {
 		return err
 	}
-	name := c.unfinishedFile(sum)
+	name := c.unfinishedFile(m, sum)
 	if err := errors.Join(file.Close(), os.MkdirAll(filepath.Dir(name), 0o777)); err != nil {
 		return err
 	}
 	return os.Rename(file.Name(), name)
 }
 
-// takeUp copies what was set aside into a staging file; who may write to the original has no hold on a copy. If nothing
-// was, for any file, it does not ask for the sum. What is too old is removed.
-func (c *modCache) takeUp(ctx context.Context, into *os.File, sum func() string) unfinished {
-	dir := filepath.Dir(c.unfinishedFile(""))
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) == 0 {
-		return unfinished{}
-	}
+// takeUp copies what was set aside of m's zip into a staging file; who may write to the original has no hold on a copy. What
+// is too old, of whatever zip, is removed.
+func (c *modCache) takeUp(ctx context.Context, m module.Version, into *os.File, sum func() string) unfinished {
+	dir, name := filepath.Split(c.unfinishedFile(m, ""))
+	of, _, _ := strings.Cut(name, "-")
+	entries, _ := os.ReadDir(dir)
+	found := false
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > unfinishedAge {
 			os.Remove(filepath.Join(dir, e.Name()))
+		} else if strings.HasPrefix(e.Name(), of) {
+			found = true
 		}
 	}
-	file, err := regular.Open(c.unfinishedFile(sum()), os.O_RDONLY)
+	if !found || sum() == "" {
+		return unfinished{}
+	}
+	file, err := regular.Open(c.unfinishedFile(m, sum()), os.O_RDONLY)
 	if err != nil {
 		return unfinished{}
 	}
@@ -109,9 +117,13 @@ func (c *modCache) takeUp(ctx context.Context, into *os.File, sum func() string)
 	if err == nil {
 		u, err = parseUnfinished(file, info.Size())
 	}
+	if err == nil {
+		err = into.Truncate(0)
+	}
 	for _, p := range u.pieces {
-		if err == nil && ctx.Err() == nil {
-			_, err = io.Copy(io.NewOffsetWriter(into, p.from), io.NewSectionReader(file, p.from, p.to-p.from))
+		for at := p.from; at < p.to && err == nil && ctx.Err() == nil; at += copyStep {
+			n := min(copyStep, p.to-at)
+			_, err = io.Copy(io.NewOffsetWriter(into, at), io.NewSectionReader(file, at, n))
 		}
 	}
 	if ctx.Err() != nil {

@@ -3,8 +3,12 @@ package modfetch_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +18,7 @@ import (
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/modfetchtest"
+	"golang.org/x/mod/module"
 )
 
 const bigZip = "/example.com/big/@v/v1.0.0.zip"
@@ -63,6 +68,8 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 		"another mirror goes on":      {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Status(500), list: "a|c", after: time.Second, most: size - 2<<20 + 1<<10},
 		"ranges are ignored":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Ignore("Range"), list: "a", after: time.Second, most: size + 64<<10},
 		"the range cannot be had":     {fault: modfetchtest.Stall(2 << 20), later: unsatisfiable(), list: "a", after: time.Second, most: size + 64<<10},
+		"ranges are refused":          {fault: modfetchtest.Stall(2 << 20), later: rangesRefused(), list: "a", after: time.Second, most: size + 64<<10},
+		"ranges are garbled":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Header("Content-Range", "x"), list: "a", after: time.Second, most: 2*size + 64<<10},
 		"the mirror states a size":    {fault: modfetchtest.Stall(2 << 20), later: otherRange(), list: "a", after: time.Second, most: 2*size + 64<<10},
 		"what was set aside is wrong": {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: flipByte(1 << 20), most: 2 * size},
 		"the list is cut off":         {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: cutOff(3), most: size},
@@ -119,6 +126,19 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 // unsatisfiable answers a range with 416, once.
 func unsatisfiable() modfetchtest.Fault { return modfetchtest.Status(416).Times(1) }
 
+// rangesRefused refuses ranges, but serves the whole.
+func rangesRefused() modfetchtest.Fault {
+	return modfetchtest.Middleware(func(honest http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") != "" {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			honest.ServeHTTP(w, r)
+		})
+	})
+}
+
 // otherRange answers a range of another file, once.
 func otherRange() modfetchtest.Fault {
 	return modfetchtest.Fault{}.Header("Content-Range", "bytes 2097152-3000000/3000001").Times(1)
@@ -163,11 +183,47 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 		return a
 	}
 	t.Run("hash", func(t *testing.T) {
-		inBubble(t, origin, nil, map[string]*modfetchtest.Server{"a": stalling()}, func(t *testing.T, b *bubble) {
+		a := stalling()
+		inBubble(t, origin, nil, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
 			b.dir, b.gosumdb = tempDir(t), "off"
 			b.interrupt("a", time.Second)
 			if left := setAside(t, b.dir); left != "" {
 				t.Errorf("nobody vouches for it, and yet it is kept: %s", left)
+			}
+			a.ClearFaults()
+			plant(t, b.dir, bigModule, "", httpGetIn(t, origin, "/example.com/m/@v/v1.0.0.zip"))
+			f, dir := b.fetcher("a")
+			b.wantBig(f, dir)
+		})
+	})
+	t.Run("go.sum", func(t *testing.T) {
+		wrong, err := modfetch.ParseGoSum("go.sum", []byte(bigModule.Path+" "+bigModule.Version+" h1:"+strings.Repeat("A", 43)+"=\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inBubble(t, origin, wrong, map[string]*modfetchtest.Server{"a": origin.Mirror()}, func(t *testing.T, b *bubble) {
+			b.dir = tempDir(t)
+			f, _ := b.fetcher("a")
+			if z, err := f.Zip(t.Context(), bigModule); modfetch.KindOf(err) != modfetch.Security {
+				t.Errorf("got %v, %v", z, err)
+			}
+			if left := setAside(t, b.dir); left != "" {
+				t.Errorf("go.sum is to blame, and yet the zip is kept: %s", left)
+			}
+		})
+	})
+	t.Run("module", func(t *testing.T) { // nobody is asked for the hash of what was not interrupted
+		a := stalling()
+		inBubble(t, origin, nil, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
+			b.dir = tempDir(t)
+			plant(t, b.dir, bigModule, "h1:x", nil)
+			f, _ := b.fetcher("a")
+			a.Fault("*", modfetchtest.Status(404))
+			if z, err := f.Zip(t.Context(), moduleM); modfetch.KindOf(err) != modfetch.NotFound {
+				t.Errorf("got %v, %v", z, err)
+			}
+			if n := a.Count("/sumdb/*"); n > 0 {
+				t.Errorf("the database was asked for what is nowhere: %d requests", n)
 			}
 		})
 	})
@@ -211,11 +267,8 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 		inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
 			b.dir = tempDir(t)
 			b.interrupt("a", time.Second)
-			zip := httpGetIn(t, origin, bigZip)
-			whole := binary.BigEndian.AppendUint64(append(bytes.Clone(zip), "null"...), uint64(len(zip)))
-			if err := os.WriteFile(setAside(t, b.dir), whole, 0o666); err != nil {
-				t.Fatal(err)
-			}
+			line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
+			plant(t, b.dir, bigModule, line[2], httpGetIn(t, origin, bigZip))
 			synctest.Wait()
 			asked := a.Count("*.zip")
 			f, dir := b.fetcher("a")
@@ -225,6 +278,17 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 			}
 		})
 	})
+}
+
+// plant writes what an interrupted process would have set aside, had all of it arrived.
+func plant(t testing.TB, dir string, m module.Version, sum string, zip []byte) {
+	t.Helper()
+	name := fmt.Sprintf("%x-%x.zip", sha256.Sum256([]byte(m.String())), sha256.Sum256([]byte(sum)))
+	name = filepath.Join(dir, "cache", "modfetch", name)
+	whole := binary.BigEndian.AppendUint64(append(bytes.Clone(zip), "null"...), uint64(len(zip)))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o777), os.WriteFile(name, whole, 0o666)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func FuzzUnfinished(f *testing.F) {

@@ -14,10 +14,13 @@ type said[T any] struct {
 	what   T
 }
 
+// A parser says what is in an answer; an error passes the mirror over.
+type parser[T any] func(context.Context, []byte) (T, error)
+
 // hear asks for a file that no hash covers, and returns what is said of it, at least once: by all mirrors that
 // Policy.AskAll makes it ask at the same time, or by the first with a good answer in list order. That order is gone through
 // also if none of the former has a good answer: so a failure, an absence and a `,` mean what they always mean.
-func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64, read func(context.Context, []byte) (T, error)) ([]said[T], error) {
+func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64, read parser[T]) ([]said[T], error) {
 	w := want{module: module.Version{Path: path}, path: name, limit: limit}
 	if all := hearAll(ctx, f, f.together(path), w, read); len(all) > 0 && ctx.Err() == nil {
 		return all, nil
@@ -34,7 +37,7 @@ func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64
 
 // hearAll asks mirrors at the same time, each by itself and once. It returns the good answers within Policy.AskAll, else the
 // first after it, in the order of mirrors. Who has not answered by then is told to stop, and has not failed.
-func hearAll[T any](ctx context.Context, f *Fetcher, mirrors []Mirror, w want, read func(context.Context, []byte) (T, error)) []said[T] {
+func hearAll[T any](ctx context.Context, f *Fetcher, mirrors []Mirror, w want, read parser[T]) []said[T] {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	all := make([]said[T], len(mirrors))
@@ -65,7 +68,7 @@ func hearAll[T any](ctx context.Context, f *Fetcher, mirrors []Mirror, w want, r
 }
 
 // judge makes the engine keep in s what is read of an answer.
-func (s *said[T]) judge(read func(context.Context, []byte) (T, error)) func(context.Context, Mirror, []byte) error {
+func (s *said[T]) judge(read parser[T]) func(context.Context, Mirror, []byte) error {
 	return func(ctx context.Context, _ Mirror, data []byte) (err error) {
 		s.what, err = read(ctx, data)
 		return err

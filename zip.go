@@ -287,13 +287,13 @@ func (s *staging) obtain(ctx context.Context) error {
 		return s.fetch(ctx, ask, answer, &u)
 	}
 	sum := func() string { v, _ := answer(); return v.want }
-	u = s.f.mod.takeUp(ctx, s.file, sum)
+	u = s.f.mod.takeUp(ctx, s.m, s.file, sum)
 	took := u.size > 0
 	err := s.fetch(ctx, ask, answer, &u)
-	if err != nil && u.arrived() >= minUnfinished && sum() != "" {
-		s.f.mod.setAside(s.file, sum(), &u) // if that fails, it is fetched again
+	if err != nil && KindOf(err) != Security && u.arrived() >= minUnfinished && sum() != "" {
+		s.f.mod.setAside(s.m, s.file, sum(), &u) // if that fails, it is fetched again
 	} else if took {
-		os.Remove(s.f.mod.unfinishedFile(sum()))
+		os.Remove(s.f.mod.unfinishedFile(s.m, sum()))
 	}
 	return err
 }
@@ -301,7 +301,7 @@ func (s *staging) obtain(ctx context.Context) error {
 // fetch fills the staging file from the mirrors, or with what is missing in it.
 func (s *staging) fetch(ctx context.Context, ask func(), answer func() (voucher, error), u *unfinished) error {
 	if u.size > 0 && len(u.missing()) == 0 { // the process before had no time to judge it
-		if err := s.judgeCached(ctx); err == nil || ctx.Err() != nil || KindOf(err) == Security {
+		if err := s.judgeCached(ctx); err == nil || !s.judged || KindOf(err) == Security {
 			return err
 		}
 		u.drop()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,42 +216,48 @@ func (d *download) trace() *modfetch.Trace {
 	return t
 }
 
-// run finds out what to download, and downloads it. An error is none of a module's.
+// run finds out what to download, and downloads it. What go.mod requires is nearly always needed as it is, so that begins
+// while it is still found out. An error is none of a module's.
 func (d *download) run(ctx context.Context) error {
-	find := d.resolve
-	if len(d.targets) == 0 {
-		find = d.load
-	}
 	ctx, cancel := context.WithCancel(ctx)
-	early := d.early(ctx)
+	var fetches []<-chan result
 	defer func() {
 		cancel()
-		for range early { // until nothing runs any more
+		for _, results := range fetches {
+			for r := range results { // until nothing runs any more
+				if r.err == nil {
+					d.report.moduleDone(r.module)
+				}
+			}
 		}
 	}()
+	find := d.resolve
+	early := make(map[module.Version]bool)
+	if len(d.targets) == 0 {
+		find = d.load
+		required, _ := graph.Required(d.project.file) // what is wrong with it is told by load
+		for _, m := range required {
+			early[m] = true
+		}
+		fetches = append(fetches, d.fetch(ctx, required))
+	}
 	if err := find(ctx); err != nil {
 		return err
 	}
 	d.live.setTotal(len(d.modules))
-	rest := make(map[module.Version]bool)
-	for _, m := range d.modules {
-		rest[m] = true
-	}
-	for r := range early {
-		if !rest[r.module.Version] {
-			continue // it was raised
-		}
-		delete(rest, r.module.Version)
-		if err := d.done(r.module, r.err); err != nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	for m, err := range d.fetcher.Download(ctx, slices.Collect(maps.Keys(rest))) {
-		if err != nil && ctx.Err() != nil {
-			break
-		}
-		if err = d.done(m, err); err != nil {
-			return err
+	rest := slices.DeleteFunc(slices.Clone(d.modules), func(m module.Version) bool { return early[m] })
+	fetches = append(fetches, d.fetch(ctx, rest))
+	for _, results := range fetches {
+		for r := range results {
+			if r.err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if d.asked[r.module.Version] == nil {
+				continue // it was raised
+			}
+			if err := d.done(r.module, r.err); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -264,16 +269,12 @@ type result struct {
 	err    error
 }
 
-// early begins to download what a project most likely needs, while it is still found out. The channel holds all of it.
-func (d *download) early(ctx context.Context) <-chan result {
-	var likely []module.Version
-	if len(d.targets) == 0 {
-		likely, _ = graph.Required(d.project.file) // what is wrong with it is told by load
-	}
-	results := make(chan result, len(likely))
+// fetch begins to download modules. The channel holds all of them.
+func (d *download) fetch(ctx context.Context, mods []module.Version) <-chan result {
+	results := make(chan result, len(mods))
 	go func() { // ends with the last module, which has failed if ctx has ended
 		defer close(results)
-		for m, err := range d.fetcher.Download(ctx, likely) {
+		for m, err := range d.fetcher.Download(ctx, mods) {
 			results <- result{m, err}
 		}
 	}()
@@ -331,7 +332,7 @@ func (d *download) done(m modfetch.Module, err error) error {
 	if err == nil {
 		d.report.moduleDone(m)
 		d.sums[m.Version] = m.Sum
-		d.sums[module.Version{Path: m.Path, Version: m.Version.Version + "/go.mod"}] = m.GoModSum
+		d.sums.addGoMod(m.Version, m.GoModSum)
 		if m.Mirror != "" && d.live == nil && !d.json {
 			d.screen.Println(plain(m))
 		}

@@ -52,6 +52,10 @@ type sumRecorder struct {
 // sums maps modules to hashes as go.sum does: the version ends in "/go.mod" for a go.mod file.
 type sums map[module.Version]string
 
+func (s sums) addGoMod(m module.Version, sum string) {
+	s[module.Version{Path: m.Path, Version: m.Version + "/go.mod"}] = sum
+}
+
 func (r *sumRecorder) GoMod(ctx context.Context, m module.Version) ([]byte, error) {
 	data, err := r.src.GoMod(ctx, m)
 	if err != nil {
@@ -62,7 +66,7 @@ func (r *sumRecorder) GoMod(ctx context.Context, m module.Version) ([]byte, erro
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sums[module.Version{Path: m.Path, Version: m.Version + "/go.mod"}] = sum
+	r.sums.addGoMod(m, sum)
 	return data, err
 }
 

@@ -35,7 +35,6 @@ type report struct {
 
 // A mirrorCount is what one mirror has done.
 type mirrorCount struct {
-	files  int
 	bytes  int64
 	failed map[modfetch.Kind]int
 }
@@ -76,12 +75,7 @@ func (r *report) attemptDone(_ context.Context, i modfetch.AttemptInfo) {
 	}
 	c.bytes += i.Bytes
 	switch {
-	case i.Overtaken:
-		return
-	case i.Kind == "":
-		if i.Offset == 0 { // else it is part of a file that another answer began
-			c.files++
-		}
+	case i.Overtaken, i.Kind == "":
 		return
 	case i.Kind == modfetch.Corrupt:
 		r.condemned = append(r.condemned, i)
@@ -169,14 +163,16 @@ func (r *report) summary(w io.Writer, known []modfetch.MirrorInfo, failures bool
 // mirrorLines prints what each mirror has done and what is known of it, which after a failure or an interrupt says where it
 // may have hung. r.mu is held.
 func (r *report) mirrorLines(w io.Writer, known []modfetch.MirrorInfo) {
-	byFiles := func(a, b string) int { return cmp.Or(r.mirrors[b].files-r.mirrors[a].files, strings.Compare(a, b)) }
-	for _, name := range slices.SortedFunc(maps.Keys(r.mirrors), byFiles) {
-		c := r.mirrors[name]
-		text := fmt.Sprintf("%s  %s, %s", name, count(c.files, "file"), size(c.bytes))
-		var info modfetch.MirrorInfo
+	info := func(name string) (info modfetch.MirrorInfo) {
 		if i := slices.IndexFunc(known, func(m modfetch.MirrorInfo) bool { return m.Mirror == name }); i >= 0 {
 			info = known[i]
 		}
+		return info
+	}
+	byFiles := func(a, b string) int { return cmp.Or(info(b).Files-info(a).Files, strings.Compare(a, b)) }
+	for _, name := range slices.SortedFunc(maps.Keys(r.mirrors), byFiles) {
+		c, info := r.mirrors[name], info(name)
+		text := fmt.Sprintf("%s  %s, %s", name, count(info.Files, "file"), size(c.bytes))
 		if info.Latency > 0 {
 			text += fmt.Sprintf(", answers in %dms", max(1, info.Latency.Milliseconds()))
 		}

@@ -187,7 +187,9 @@ func (v *verification) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return cmp.Or(loadErr, v.reportHeads(heads, headsErr), v.report(results, loadErr == nil))
+	headsFailed := v.reportHeads(heads, headsErr)
+	failed := v.report(results, loadErr == nil)
+	return cmp.Or(loadErr, headsFailed, failed)
 }
 
 // load finds the modules that the project needs, and compares the go.mod files on the way. It leaves the module cache
