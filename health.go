@@ -19,17 +19,18 @@ type health struct {
 	// one of zipSlots too, so that small files, and further parts of a slow zip, never wait for many large ones.
 	slots, zipSlots *semaphore.Weighted
 
-	mu      sync.Mutex // guards the following
-	latency time.Duration
-	silent  int               // failures in a row that may pass
-	wrong   int               // files condemned, and no good one since
-	until   time.Time         // passed over until then; then one request is let through to see
-	asks    time.Time         // passed over until then too, as the mirror has asked for that: no other answer ends it
-	doomed  bool              // until is because of condemned bytes: an answer alone does not end it
-	odd     time.Time         // until then its bytes are not put beside those of others
-	info    MirrorInfo        // but for what tell adds
-	recent  [64]time.Duration // latencies, of which the median is told
-	answers int
+	mu       sync.Mutex // guards the following
+	latency  time.Duration
+	silent   int               // failures in a row that may pass
+	wrong    int               // files condemned, and no good one since
+	until    time.Time         // passed over until then; then one request is let through to see
+	asks     time.Time         // passed over until then too, as the mirror has asked for that: no other answer ends it
+	explored bool              // somebody asks it because nothing is known of it
+	doomed   bool              // until is because of condemned bytes: an answer alone does not end it
+	odd      time.Time         // until then its bytes are not put beside those of others
+	info     MirrorInfo        // but for what tell adds
+	recent   [64]time.Duration // latencies, of which the median is told
+	answers  int
 }
 
 // MirrorInfo is what a Fetcher has learned of one mirror.
@@ -242,6 +243,15 @@ func (h *health) passOver() bool {
 	}
 	h.until = now.Add(deadPause)
 	return false
+}
+
+// explore reports, once, that somebody should ask the mirror to learn how soon it answers.
+func (h *health) explore() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := !h.explored
+	h.explored = true
+	return first
 }
 
 // differs notes that the mirror has sent other bytes than the one whose file was good.

@@ -36,8 +36,9 @@ func Race() Strategy { return Strategy{equal: true} }
 // Stagger asks the next mirror that is joined by `|` when the one before has failed, or has not answered within d, or
 // within a small multiple of the time that it usually takes, whichever is less.
 //
-// A strategy other than Chain declares mirrors that are joined by `|` equal: the better ones are asked first. Only files
-// whose bytes can be proven are asked of several mirrors; others come from one mirror after the other, in the order given.
+// A strategy other than Chain declares mirrors that are joined by `|` equal: the better ones are asked first, and each that
+// nothing is known of for one go.mod file. Only files whose bytes can be proven are asked of several mirrors; others come
+// from one mirror after the other, in the order given.
 func Stagger(d time.Duration) Strategy { return Strategy{equal: true, after: d} }
 
 // A Policy is what is wanted other than by default, which is its zero value.

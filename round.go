@@ -35,8 +35,7 @@ type round struct {
 	whole    bool    // it is now fetched whole
 }
 
-// newRound orders the mirrors: as written, or the better ones first if they are equal; and last those that are known to be
-// dead, or to send what was condemned.
+// newRound makes a round of all mirrors of a tier.
 func newRound(e *engine, t tier, w want, first bool) *round {
 	r := &round{e: e, t: t, w: w, first: first, again: true, paused: make(map[int]bool),
 		results: make(chan *attempt, len(t.mirrors)), attempts: make([]Attempt, len(t.mirrors))}
@@ -44,22 +43,35 @@ func newRound(e *engine, t tier, w want, first bool) *round {
 		r.queue = append(r.queue, i)
 		r.paused[i] = len(t.mirrors) > 1 && e.healths.get(m).passOver()
 	}
-	cost := func(i int) float64 { // seconds that the file will take
-		latency, rate := e.healths.get(t.mirrors[i]).usual()
+	r.order()
+	return r
+}
+
+// order sorts the mirrors that are still to be asked: those that are equal by how soon they will have sent the file, one of
+// which nothing is known first, by one small file; and last those that are known to be dead, or to send what was condemned.
+func (r *round) order() {
+	explores := r.w.into == nil && r.e.strategy.equal
+	cost := make(map[int]float64) // seconds
+	for _, i := range r.queue {
+		h := r.e.healths.get(r.t.mirrors[i])
+		latency, rate := h.usual()
 		switch {
 		case r.paused[i]:
-			return math.Inf(1)
-		case !t.equal || !w.race:
-			return 0
+			cost[i] = math.Inf(1)
+		case !r.t.equal || !r.w.race:
+		case r.attempts[i].Mirror != "": // asked already
+			cost[i] = math.MaxFloat64
+		case latency == 0 && explores && h.explore():
+			explores = false
 		case latency == 0:
-			return math.MaxFloat64 // unknown
-		case w.into != nil && rate > 0:
-			return latency.Seconds() + zipSize/rate
+			cost[i] = math.MaxFloat64
+		case r.w.into != nil && rate > 0:
+			cost[i] = latency.Seconds() + zipSize/rate
+		default:
+			cost[i] = latency.Seconds()
 		}
-		return latency.Seconds()
 	}
-	slices.SortStableFunc(r.queue, func(a, b int) int { return cmp.Compare(cost(a), cost(b)) })
-	return r
+	slices.SortStableFunc(r.queue, func(a, b int) int { return cmp.Compare(cost[a], cost[b]) })
 }
 
 const zipSize = 1 << 20 // bytes: a usual zip, by which latency is weighed against rate
@@ -174,6 +186,7 @@ func (r *round) next(ctx context.Context) *attempt {
 			r.running = slices.DeleteFunc(r.running, func(o *attempt) bool { return o == a })
 			return a
 		case <-overtake:
+			r.order() // by now more may be known
 			r.ask(ctx)
 		}
 	}
