@@ -13,34 +13,35 @@ import (
 
 // Open is os.OpenFile for regular files: it never waits, and anything else is an error that says so.
 func Open(name string, flag int) (*os.File, error) {
+	f, _, err := open(name, flag)
+	return f, err
+}
+
+func open(name string, flag int) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(name, flag|nonblock, 0o666)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+		err = &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return f, nil
+	return f, info, nil
 }
-
-var errNotRegular = errors.New("not a regular file")
 
 // Read returns the content of a small regular file. One that has more than limit bytes is an error.
 func Read(name string, limit int64) ([]byte, error) {
-	f, err := Open(name, os.O_RDONLY)
+	f, info, err := open(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	var data bytes.Buffer
-	if info, err := f.Stat(); err == nil {
-		data.Grow(int(min(info.Size(), limit)) + bytes.MinRead)
-	}
+	data.Grow(int(min(info.Size(), limit)) + bytes.MinRead)
 	n, err := data.ReadFrom(io.LimitReader(f, limit+1))
 	if err == nil && n > limit {
 		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("more than the %d bytes that are accepted", limit)}
