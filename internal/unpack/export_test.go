@@ -49,7 +49,44 @@ func Unchecked(r io.ReaderAt, size int64, m module.Version) (*Archive, error) {
 var Memory = memory
 
 // Inflate is what archive/zip is given to inflate entries with.
-var Inflate = inflate
+var Inflate = newInflater
 
 // Fold gives names that differ only in case one spelling.
 var Fold = fold
+
+// MaxWhole bounds the entries that are inflated in memory.
+const MaxWhole = maxWhole
+
+// Whole returns the contents that a room has of entries. Those of the others are left to archive/zip.
+func (a *Archive) Whole() (map[string]string, error) {
+	all, room := make(map[string]string), new(room)
+	for r := a.read(); ; {
+		e, err := r.next()
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if content, ok := room.inflate(a.dir, e); ok {
+			all[e.Name] = string(content)
+		}
+	}
+}
+
+// WriteInto writes all entries as Extract does, but into one writer.
+func (a *Archive) WriteInto(ctx context.Context, dst io.Writer) error {
+	w, room := worker{archive: a}, new(room)
+	for r := a.read(); ; {
+		e, err := r.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			_, err = w.inflate(ctx, e, dst, room)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

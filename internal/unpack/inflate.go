@@ -11,7 +11,7 @@ import (
 // inflaters pools decompressors: each holds some 40 KiB that a module of small files would allocate thousands of times.
 var inflaters sync.Pool
 
-func inflate(r io.Reader) io.ReadCloser {
+func newInflater(r io.Reader) io.ReadCloser {
 	d, _ := inflaters.Get().(io.ReadCloser)
 	if d == nil {
 		d = flate.NewReader(r)

@@ -101,7 +101,7 @@ func openPiece(dir *directory, headers []byte, n int) (*zip.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	z.RegisterDecompressor(zip.Deflate, inflate)
+	z.RegisterDecompressor(zip.Deflate, newInflater)
 	return z, nil
 }
 

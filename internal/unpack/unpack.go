@@ -14,7 +14,6 @@ import (
 	"path"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"unicode"
 
@@ -98,7 +97,7 @@ func (a *Archive) GoMod() (data []byte, ok bool, err error) {
 			return nil, true, malformed(errors.New("its go.mod file is too large"))
 		default:
 			data := bytes.NewBuffer(make([]byte, 0, e.UncompressedSize64))
-			_, err := a.inflate(context.Background(), e, data, make([]byte, 32<<10))
+			_, err := a.stream(context.Background(), e, data, make([]byte, 32<<10))
 			return data.Bytes(), true, err
 		}
 	}
@@ -182,8 +181,8 @@ const batchLen = 256 << 10
 
 // batch returns io.EOF if there are no more entries.
 func (w *worker) batch(ctx context.Context) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	r := rooms.Get().(*room)
+	defer rooms.Put(r)
 	for n := int64(0); n < batchLen; {
 		i, e, err := w.list.next()
 		if err == io.EOF {
@@ -192,7 +191,7 @@ func (w *worker) batch(ctx context.Context) error {
 		if err != nil {
 			return malformed(err)
 		}
-		if w.list.sums[i], err = w.entry(ctx, e, *buf); err != nil {
+		if w.list.sums[i], err = w.entry(ctx, e, r); err != nil {
 			return err
 		}
 		n += int64(e.CompressedSize64) + 1<<10
@@ -200,10 +199,10 @@ func (w *worker) batch(ctx context.Context) error {
 	return nil
 }
 
-func (w *worker) entry(ctx context.Context, e entry, buf []byte) (sum [sha256.Size]byte, err error) {
+func (w *worker) entry(ctx context.Context, e entry, r *room) (sum [sha256.Size]byte, err error) {
 	name := w.archive.name(e)
 	if w.root == nil || strings.HasSuffix(name, "/") || name == "" {
-		return w.archive.inflate(ctx, e, io.Discard, buf)
+		return w.inflate(ctx, e, io.Discard, r)
 	}
 	if dir := path.Dir(name); w.dir == nil || dir != w.dirName {
 		if err := w.enter(dir); err != nil {
@@ -214,7 +213,7 @@ func (w *worker) entry(ctx context.Context, e entry, buf []byte) (sum [sha256.Si
 	if err != nil {
 		return sum, malformed(err)
 	}
-	sum, err = w.archive.inflate(ctx, e, f, buf)
+	sum, err = w.inflate(ctx, e, f, r)
 	return sum, errors.Join(err, f.Close())
 }
 
@@ -233,7 +232,19 @@ func (w *worker) enter(dir string) error {
 }
 
 // inflate writes one entry into dst and returns its hash.
-func (a *Archive) inflate(ctx context.Context, e entry, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
+func (w *worker) inflate(ctx context.Context, e entry, dst io.Writer, r *room) (sum [sha256.Size]byte, err error) {
+	if ctx.Err() != nil {
+		return sum, context.Cause(ctx)
+	}
+	if content, ok := r.inflate(w.archive.dir, e); ok {
+		_, err := dst.Write(content)
+		return sha256.Sum256(content), err
+	}
+	return w.archive.stream(ctx, e, dst, r.out[:64<<10])
+}
+
+// stream is inflate for entries of any size, a part after the other.
+func (a *Archive) stream(ctx context.Context, e entry, dst io.Writer, buf []byte) (sum [sha256.Size]byte, err error) {
 	r, err := e.Open()
 	if err != nil {
 		return sum, e.malformed(err)
@@ -258,5 +269,3 @@ func (a *Archive) inflate(ctx context.Context, e entry, dst io.Writer, buf []byt
 		}
 	}
 }
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
