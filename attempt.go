@@ -105,7 +105,8 @@ func (a *attempt) end(err error) error {
 		return err
 	}
 	a.ended = true
-	if err != nil && !errors.Is(err, errDoomed) && !errors.Is(err, errSpliced) && !errors.Is(err, errOtherFile) {
+	blameless := errors.Is(err, errDoomed) || errors.Is(err, errSpliced) || errors.Is(err, errOtherFile) || errors.Is(err, errRange)
+	if err != nil && !blameless {
 		a.health.failed(err, a.resp != nil || isStatus(err) || a.hurried)
 	}
 	a.info.Err, a.info.Kind, a.info.Overtaken = err, KindOf(err), errors.Is(err, errOvertaken)

@@ -226,6 +226,9 @@ func failf(kind error, format string, args ...any) error {
 // absent reports whether an error is a mirror's own statement that a file does not exist.
 func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
+// mayPass reports whether an error says nothing of what a mirror has: the next answer may be another.
+func mayPass(err error) bool { return KindOf(err) == Transient || KindOf(err) == Canceled }
+
 // isStatus reports whether an error is an answer of the mirror's, though no file.
 func isStatus(err error) bool {
 	var status *StatusError

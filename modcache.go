@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/modfetch/modfetch/internal/filelock"
 	"github.com/modfetch/modfetch/internal/regular"
@@ -26,6 +27,7 @@ type modCache struct {
 	dir   string // GOMODCACHE
 	rw    bool   // -modcacherw: trees stay writable
 	trace *Trace
+	swept sync.Once // see sweep
 }
 
 // file returns the place of a file by its GOPROXY path.

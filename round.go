@@ -41,7 +41,8 @@ func newRound(e *engine, t tier, w want, first bool) *round {
 		results: make(chan *attempt, len(t.mirrors)), attempts: make([]Attempt, len(t.mirrors))}
 	for i, m := range t.mirrors {
 		r.queue = append(r.queue, i)
-		r.paused[i] = len(t.mirrors) > 1 && e.healths.get(m).passOver()
+		h := e.healths.get(m)
+		r.paused[i] = len(t.mirrors) > 1 && (h.passOver() || w.into != nil && h.isOdd())
 	}
 	r.order()
 	return r
@@ -91,7 +92,7 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 		switch {
 		case err == nil:
 			err = r.take(ctx, a)
-		case a.req.Offset > 0 && a.resp == nil && (KindOf(err) == Forbidden || KindOf(err) == Corrupt):
+		case a.req.Offset+a.req.Length > 0 && !mayPass(err):
 			r.w.unfinished.drop() // what it refuses, or garbles, may be the range
 			err = errOtherFile
 		}
@@ -215,7 +216,7 @@ func (r *round) take(ctx context.Context, a *attempt) error {
 		return nil
 	case errors.As(err, &end):
 		return err // no verdict on what has arrived
-	case KindOf(err) == Corrupt && spliced(r.w.unfinished.pieces, a.mirror):
+	case KindOf(err) == Corrupt && len(r.w.unfinished.pieces) > 1:
 		if err := r.suspect(); err != nil {
 			return &fatalError{err}
 		}

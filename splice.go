@@ -85,7 +85,7 @@ const (
 
 var (
 	errSlow      = &failure{kind: ErrTransient, msg: fmt.Sprintf("sent less than %d KiB a second, while others can be asked", floorRate>>10)}
-	errRange     = &failure{kind: ErrTransient, msg: "ignores ranges, or has another file by now"}
+	errRange     = &failure{kind: ErrTransient, msg: "ignores or refuses ranges, or has another file by now"}
 	errOtherFile = &failure{kind: ErrTransient, msg: "cannot go on with what has arrived so far: it is fetched whole"}
 	errSpliced   = &failure{kind: ErrTransient, msg: "put together from several answers, and condemned: it is fetched whole"}
 )
@@ -93,7 +93,7 @@ var (
 // receive fills the file from a's answer.
 func (r *round) receive(ctx context.Context, a *attempt) error {
 	u := r.w.unfinished
-	if u.size > 0 && (a.resp.Size != u.size || a.resp.Offset != u.missing()[0].from) {
+	if u.size > 0 && (u.whole || a.resp.Size != u.size || a.resp.Offset != u.missing()[0].from) {
 		u.drop()
 	}
 	if u.size == 0 {
@@ -119,7 +119,7 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 		s.size = s.pieces[0].to
 	}
 	if s.size > 0 && (err == nil || !r.whole && r.known(ctx)) {
-		*u = unfinished{s.size, s.pieces}
+		*u = unfinished{size: s.size, pieces: s.pieces}
 	}
 	return err
 }
@@ -127,7 +127,7 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 // continues returns the range to begin with; 0, 0 is the whole file.
 func (r *round) continues() (offset, length int64) {
 	u := r.w.unfinished
-	if u.size == 0 {
+	if u.size == 0 || u.whole {
 		return 0, 0
 	}
 	first := u.missing()[0]
@@ -205,7 +205,10 @@ func (s *splice) begin(ctx context.Context) bool {
 	}
 	s.parts = append(s.parts, p)
 	s.wg.Go(func() {
-		if p.a.open(); p.a.err == nil {
+		if p.a.open(); p.a.err != nil && !mayPass(p.a.err) {
+			p.a.err = errRange // which says nothing of the file
+		}
+		if p.a.err == nil {
 			switch {
 			case p.a.resp.Offset != p.sent.from:
 				p.a.err = errRange
@@ -303,7 +306,9 @@ func (s *splice) finish(p *part, err error) {
 		s.todo = append(s.todo, p.span)
 	}
 	if err != nil && p.a.caller.Err() == nil {
-		s.err = err
+		if p.lead || s.err == nil {
+			s.err = err
+		}
 		slow := errors.Is(err, errSlow) || errors.Is(err, errOvertaken)
 		if p.sent.to-p.sent.from < minSegment && !slow {
 			p.src.fails++
@@ -348,12 +353,12 @@ func (s *splice) look(ctx context.Context) {
 	}
 	mean := total / float64(len(s.parts))
 	for _, p := range s.parts {
-		held := p.open && p.to-p.from <= 2*minSegment && p.rate < mean/4 && len(s.parts) > 1
+		held := p.looks >= 2 && p.to-p.from <= 2*minSegment && p.rate < mean/4 && len(s.parts) > 1
 		switch {
 		case !s.another(p.src):
-		case p.slow >= slowLooks || held:
+		case p.slow >= slowLooks:
 			p.a.cancel(errSlow)
-		case s.outrun(p):
+		case held || s.outrun(p):
 			p.a.cancel(errOvertaken)
 		}
 	}
@@ -406,11 +411,6 @@ func (s *splice) split() bool {
 	s.todo = append([]span{{middle, p.to}}, s.todo...)
 	p.to = middle
 	return true
-}
-
-// spliced reports whether any piece came from another mirror than the one that began the file.
-func spliced(pieces []piece, lead Mirror) bool {
-	return slices.ContainsFunc(pieces, func(p piece) bool { return p.mirror != lead })
 }
 
 // suspect keeps what each mirror has sent of a condemned file, until the good one is there.

@@ -586,6 +586,41 @@ func TestBlameOfASplicedZipNeedsProof(t *testing.T) {
 	})
 }
 
+// TestRubbishInPartsIsFoundOut: a mirror that breaks off, and sends rubbish for the rest, is known for it.
+func TestRubbishInPartsIsFoundOut(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	liar, honest := origin.Mirror(), origin.Mirror()
+	liar.Fault("*.zip", modfetchtest.Truncate(1<<20))
+	hosts := map[string]*modfetchtest.Server{"liar": liar, "honest": honest}
+	inBubble(t, origin, sums, hosts, func(t *testing.T, b *bubble) {
+		h := b.hosts["liar"]
+		b.hosts["liar"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var from int
+			if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err != nil {
+				h.ServeHTTP(w, r)
+				return
+			}
+			size := len(httpGetIn(t, origin, bigZip))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, size-1, size))
+			w.Header().Set("Content-Length", strconv.Itoa(size-from))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(make([]byte, size-from))
+		})
+		f, dir := b.fetcher("liar|honest")
+		b.wantBig(f, dir)
+		if failed := b.failures("liar"); !slices.ContainsFunc(failed, func(s string) bool { return strings.Contains(s, "not those of the verified file") }) {
+			t.Errorf("the liar is not named: %v", failed)
+		}
+		if failed := b.failures("honest"); len(failed) > 0 {
+			t.Errorf("the honest one is: %v", failed)
+		}
+		asked := liar.Count("*.zip")
+		if _, err := f.Dir(t.Context(), moduleM); err != nil || liar.Count("*.zip") != asked {
+			t.Errorf("the liar was asked for the next zip too, error %v", err)
+		}
+	})
+}
+
 // TestUnverifiedZipsAreNotSpliced: where no hash is known, a file comes whole from one mirror.
 func TestUnverifiedZipsAreNotSpliced(t *testing.T) {
 	origin, _ := newBigWorld(t)

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +26,7 @@ import (
 type unfinished struct {
 	size   int64 // of the whole file; 0 if nothing has arrived
 	pieces []piece
+	whole  bool // once it is answered again, it is begun anew
 }
 
 // missing returns what has not arrived, in order.
@@ -42,7 +45,11 @@ func (u *unfinished) missing() []span {
 	return gaps
 }
 
+// arrived counts the bytes that are there. Of a file that is no zip nothing ever is.
 func (u *unfinished) arrived() int64 {
+	if u == nil {
+		return 0
+	}
 	n := u.size
 	for _, gap := range u.missing() {
 		n -= gap.to - gap.from
@@ -55,6 +62,7 @@ func (u *unfinished) drop() { *u = unfinished{} }
 const (
 	unfinishedAge = 24 * time.Hour // after which nobody is expected to go on
 	minUnfinished = 256 << 10      // bytes; fewer are soon fetched again
+	maxUnfinished = 2 << 30        // bytes of all that are set aside
 	maxGapList    = 64 << 10       // bytes
 	copyStep      = 8 << 20        // bytes, after which a caller that has left is noticed
 )
@@ -84,26 +92,43 @@ func (c *modCache) setAside(m module.Version, file *os.File, sum string, u *unfi
 		return err
 	}
 	name := c.unfinishedFile(m, sum)
+	total := u.size
+	for _, e := range c.unfinished() {
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+	}
+	if total > maxUnfinished {
+		return fmt.Errorf("%s is full", filepath.Dir(name))
+	}
 	if err := errors.Join(file.Close(), os.MkdirAll(filepath.Dir(name), 0o777)); err != nil {
 		return err
 	}
 	return os.Rename(file.Name(), name)
 }
 
-// takeUp copies what was set aside of m's zip into a staging file; who may write to the original has no hold on a copy. What
-// is too old, of whatever zip, is removed.
-func (c *modCache) takeUp(ctx context.Context, m module.Version, into *os.File, sum func() string) unfinished {
-	dir, name := filepath.Split(c.unfinishedFile(m, ""))
-	of, _, _ := strings.Cut(name, "-")
-	entries, _ := os.ReadDir(dir)
-	found := false
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > unfinishedAge {
-			os.Remove(filepath.Join(dir, e.Name()))
-		} else if strings.HasPrefix(e.Name(), of) {
-			found = true
+// unfinished lists what is set aside.
+func (c *modCache) unfinished() []fs.DirEntry {
+	entries, _ := os.ReadDir(filepath.Join(c.dir, "cache", "modfetch"))
+	return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !unfinishedName.MatchString(e.Name()) || !e.Type().IsRegular() })
+}
+
+var unfinishedName = regexp.MustCompile(`^[0-9a-f]{64}-[0-9a-f]{64}\.zip$`)
+
+// sweep removes what is too old.
+func (c *modCache) sweep(ctx context.Context) {
+	for _, e := range c.unfinished() {
+		if info, err := e.Info(); err == nil && ctx.Err() == nil && time.Since(info.ModTime()) > unfinishedAge {
+			os.Remove(filepath.Join(c.dir, "cache", "modfetch", e.Name()))
 		}
 	}
+}
+
+// takeUp copies what was set aside of m's zip into a staging file; who may write to the original has no hold on a copy.
+func (c *modCache) takeUp(ctx context.Context, m module.Version, into *os.File, sum func() string) unfinished {
+	c.swept.Do(func() { c.sweep(ctx) })
+	of, _, _ := strings.Cut(filepath.Base(c.unfinishedFile(m, "")), "-")
+	found := slices.ContainsFunc(c.unfinished(), func(e fs.DirEntry) bool { return strings.HasPrefix(e.Name(), of) })
 	if !found || sum() == "" {
 		return unfinished{}
 	}

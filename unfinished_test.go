@@ -68,7 +68,6 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 		"another mirror goes on":      {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Status(500), list: "a|c", after: time.Second, most: size - 2<<20 + 1<<10},
 		"ranges are ignored":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Ignore("Range"), list: "a", after: time.Second, most: size + 64<<10},
 		"the range cannot be had":     {fault: modfetchtest.Stall(2 << 20), later: unsatisfiable(), list: "a", after: time.Second, most: size + 64<<10},
-		"ranges are refused":          {fault: modfetchtest.Stall(2 << 20), later: rangesRefused(), list: "a", after: time.Second, most: size + 64<<10},
 		"ranges are garbled":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Header("Content-Range", "x"), list: "a", after: time.Second, most: 2*size + 64<<10},
 		"the mirror states a size":    {fault: modfetchtest.Stall(2 << 20), later: otherRange(), list: "a", after: time.Second, most: 2*size + 64<<10},
 		"what was set aside is wrong": {fault: modfetchtest.Stall(2 << 20), list: "a", after: time.Second, spoil: flipByte(1 << 20), most: 2 * size},
@@ -126,12 +125,12 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 // unsatisfiable answers a range with 416, once.
 func unsatisfiable() modfetchtest.Fault { return modfetchtest.Status(416).Times(1) }
 
-// rangesRefused refuses ranges, but serves the whole.
-func rangesRefused() modfetchtest.Fault {
+// onRange answers ranges, and leaves the whole to the mirror.
+func onRange(answer http.HandlerFunc) modfetchtest.Fault {
 	return modfetchtest.Middleware(func(honest http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Range") != "" {
-				w.WriteHeader(http.StatusForbidden)
+				answer(w, r)
 				return
 			}
 			honest.ServeHTTP(w, r)
@@ -191,7 +190,7 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 				t.Errorf("nobody vouches for it, and yet it is kept: %s", left)
 			}
 			a.ClearFaults()
-			plant(t, b.dir, bigModule, "", httpGetIn(t, origin, "/example.com/m/@v/v1.0.0.zip"))
+			plant(t, b.dir, bigModule, "", httpGetIn(t, origin, "/example.com/m/@v/v1.0.0.zip"), "null")
 			f, dir := b.fetcher("a")
 			b.wantBig(f, dir)
 		})
@@ -216,7 +215,7 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 		a := stalling()
 		inBubble(t, origin, nil, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
 			b.dir = tempDir(t)
-			plant(t, b.dir, bigModule, "h1:x", nil)
+			plant(t, b.dir, bigModule, "h1:x", nil, "null")
 			f, _ := b.fetcher("a")
 			a.Fault("*", modfetchtest.Status(404))
 			if z, err := f.Zip(t.Context(), moduleM); modfetch.KindOf(err) != modfetch.NotFound {
@@ -268,7 +267,7 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 			b.dir = tempDir(t)
 			b.interrupt("a", time.Second)
 			line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
-			plant(t, b.dir, bigModule, line[2], httpGetIn(t, origin, bigZip))
+			plant(t, b.dir, bigModule, line[2], httpGetIn(t, origin, bigZip), "null")
 			synctest.Wait()
 			asked := a.Count("*.zip")
 			f, dir := b.fetcher("a")
@@ -280,12 +279,70 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 	})
 }
 
-// plant writes what an interrupted process would have set aside, had all of it arrived.
-func plant(t testing.TB, dir string, m module.Version, sum string, zip []byte) {
+// TestRangesThatFail: what has arrived must not keep anybody from a file that can be had only whole.
+func TestRangesThatFail(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
+	zip := httpGetIn(t, origin, bigZip)
+	for name, fault := range map[string]http.HandlerFunc{
+		"500":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+		"404":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
+		"416":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(416) },
+		"hangs":   func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"garbled": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Range", "x"); w.WriteHeader(206) },
+		"page": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(200)
+		},
+	} {
+		for _, gaps := range []string{"[[0,1000]]", fmt.Sprintf("[[2000000,%d]]", len(zip))} {
+			t.Run(name+" "+gaps, func(t *testing.T) {
+				a := origin.Mirror()
+				a.Fault("*.zip", onRange(fault))
+				inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
+					b.dir = tempDir(t)
+					plant(t, b.dir, bigModule, line[2], zip, gaps)
+					f, dir := b.fetcher("a")
+					b.wantBig(f, dir)
+				})
+			})
+		}
+	}
+}
+
+// TestOnlyWhatWasSetAsideIsRemoved: the directory may have been put there, with other people's files in it.
+func TestOnlyWhatWasSetAsideIsRemoved(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	dir, other := tempDir(t), tempDir(t)
+	file := filepath.Join(other, "thesis.txt")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "cache"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other, filepath.Join(dir, "cache", "modfetch")); err != nil {
+		t.Skip(err)
+	}
+	inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": origin.Mirror()}, func(t *testing.T, b *bubble) {
+		if err := os.Chtimes(file, time.Time{}, time.Now().Add(-25*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		b.dir = dir
+		f, _ := b.fetcher("a")
+		b.wantBig(f, dir)
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// plant writes what an interrupted process would have set aside, with a list of what is missing.
+func plant(t testing.TB, dir string, m module.Version, sum string, zip []byte, gaps string) {
 	t.Helper()
 	name := fmt.Sprintf("%x-%x.zip", sha256.Sum256([]byte(m.String())), sha256.Sum256([]byte(sum)))
 	name = filepath.Join(dir, "cache", "modfetch", name)
-	whole := binary.BigEndian.AppendUint64(append(bytes.Clone(zip), "null"...), uint64(len(zip)))
+	whole := binary.BigEndian.AppendUint64(append(bytes.Clone(zip), gaps...), uint64(len(zip)))
 	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o777), os.WriteFile(name, whole, 0o666)); err != nil {
 		t.Fatal(err)
 	}

@@ -292,7 +292,7 @@ func (s *staging) obtain(ctx context.Context) error {
 	err := s.fetch(ctx, ask, answer, &u)
 	if err != nil && KindOf(err) != Security && u.arrived() >= minUnfinished && sum() != "" {
 		s.f.mod.setAside(s.m, s.file, sum(), &u) // if that fails, it is fetched again
-	} else if took {
+	} else if kind := KindOf(err); took && (err == nil || kind == Corrupt || kind == Security) {
 		os.Remove(s.f.mod.unfinishedFile(s.m, sum()))
 	}
 	return err
