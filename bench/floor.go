@@ -18,12 +18,10 @@ import (
 
 	"github.com/klauspost/compress/flate"
 	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/internal/inflate"
 	"golang.org/x/mod/module"
 	"golang.org/x/sync/errgroup"
 )
-
-// newInflater is the inflate that modfetch uses, so that a comparison with the floor is one of all the rest.
-func newInflater() io.ReadCloser { return flate.NewReader(bytes.NewReader(nil)) }
 
 // runFloor inflates, hashes and writes the files of local zips with all cores, and does nothing else: no network, no
 // locks, no staging, no names to check. What does more is not faster.
@@ -45,7 +43,7 @@ func runFloor(args []string) error {
 	g, ctx := errgroup.WithContext(context.Background())
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
-			w := floorWorker{inflater: newInflater()}
+			w := floorWorker{inflater: flate.NewReader(bytes.NewReader(nil))}
 			for b := range work {
 				for i := b.from; i < b.to; i++ {
 					if err := w.file(b.zip, i); err != nil {
@@ -173,11 +171,12 @@ func (z *floorZip) done(n int, goSum *modfetch.GoSum) error {
 
 // A floorWorker reuses its memory. Files up to wholeFile are held in it, compressed and not.
 type floorWorker struct {
-	inflater io.ReadCloser
+	whole    inflate.Decoder // for these, as in modfetch, so that a comparison with the floor is one of all the rest
+	inflater io.ReadCloser   // for larger ones
 	in, out  []byte
 }
 
-const wholeFile = 4 << 20 // bytes
+const wholeFile = 1 << 20 // bytes, as in modfetch
 
 func (w *floorWorker) file(z *floorZip, i int) error {
 	e := z.files[i]
@@ -205,10 +204,7 @@ func (w *floorWorker) file(z *floorZip, i int) error {
 	content := w.in
 	if e.Method == zip.Deflate {
 		w.out = slices.Grow(w.out[:0], int(e.UncompressedSize64))[:e.UncompressedSize64]
-		if err := w.inflater.(flate.Resetter).Reset(bytes.NewReader(w.in), nil); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(w.inflater, w.out); err != nil {
+		if err := w.whole.Decode(w.out, w.in); err != nil {
 			return err
 		}
 		content = w.out
