@@ -274,6 +274,12 @@ func (h *health) isDoomed() bool {
 	return h.doomed && time.Now().Before(h.until)
 }
 
+func (h *health) hasAnswered() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.answers > 0
+}
+
 // usual returns the latency to expect, and the rate; 0 if unknown.
 func (h *health) usual() (latency time.Duration, rate float64) {
 	h.mu.Lock()

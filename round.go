@@ -147,6 +147,9 @@ func (r *round) patience(a *attempt) time.Duration {
 		return pausedTimeout
 	case r.e.strategy.equal && r.t.equal && !r.w.race && r.attempts[a.place].Mirror == "" && len(r.queue) > 0 && !r.paused[r.queue[0]]:
 		latency, _ := a.health.usual()
+		if !a.health.hasAnswered() {
+			latency = 0 // it is only known that others were sooner
+		}
 		return min(max(leastPatience, r.e.strategy.after, 4*latency), headerTimeout)
 	}
 	return 0

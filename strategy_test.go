@@ -318,6 +318,26 @@ func TestMirrorThatHangsHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// TestPatienceWithWhoHasNeverAnswered: that others were sooner so far says nothing of how long it usually takes.
+func TestPatienceWithWhoHasNeverAnswered(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	hang, good := origin.Mirror(), origin.Mirror()
+	hang.Fault("*", modfetchtest.Hang())
+	inBubble(t, origin, sums, map[string]*modfetchtest.Server{"hang": hang, "good": good}, func(t *testing.T, b *bubble) {
+		f, _ := b.fetcher("hang|good", modfetch.WithStrategy(modfetch.Stagger(300*time.Millisecond)))
+		if _, err := f.GoMod(t.Context(), moduleM); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := f.Info(t.Context(), moduleM.Path, moduleM.Version); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 500*time.Millisecond {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
 func TestStaggerFollowsTheUsualLatency(t *testing.T) {
 	origin, sums := newBigWorld(t)
 	a, c := origin.Mirror(), origin.Mirror()
