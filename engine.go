@@ -82,15 +82,16 @@ func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error
 // fetchTier asks the mirrors of a tier. It returns the one with good bytes, or the attempt of the last-written one, or an
 // error that ends the whole fetch.
 func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchError) (m Mirror, last Attempt, err error) {
-	whole := false // was asked for though a part of it had arrived
+	whole := false // asked for, though a part of it has arrived
 	for n := 0; ; n++ {
 		had := w.unfinished.arrived()
 		r := newRound(e, t, w, n == 0)
+		r.whole = whole
 		if m, err = r.run(ctx); m != nil || err != nil {
 			return m, last, err
 		}
 		if had > 0 && w.unfinished.arrived() <= had && !whole {
-			whole, w.unfinished.whole = true, true // it may be only the rest that cannot be had
+			whole = true // it may be only the rest that cannot be had
 			n--
 			continue
 		}

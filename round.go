@@ -26,6 +26,7 @@ type round struct {
 
 	queue    []int        // mirrors still to be asked, by their place in the tier
 	paused   map[int]bool // by their place, those to be asked only when nobody else is left
+	refused  map[int]bool // by their place, those that do not go on with what has arrived
 	running  []*attempt   // asked, and not answered yet
 	results  chan *attempt
 	attempts []Attempt // what became of each mirror
@@ -37,7 +38,7 @@ type round struct {
 
 // newRound makes a round of all mirrors of a tier.
 func newRound(e *engine, t tier, w want, first bool) *round {
-	r := &round{e: e, t: t, w: w, first: first, again: true, paused: make(map[int]bool),
+	r := &round{e: e, t: t, w: w, first: first, again: true, paused: make(map[int]bool), refused: make(map[int]bool),
 		results: make(chan *attempt, len(t.mirrors)), attempts: make([]Attempt, len(t.mirrors))}
 	for i, m := range t.mirrors {
 		r.queue = append(r.queue, i)
@@ -93,8 +94,7 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 		case err == nil:
 			err = r.take(ctx, a)
 		case a.req.Offset+a.req.Length > 0 && !mayPass(err):
-			r.w.unfinished.drop() // what it refuses, or garbles, may be the range
-			err = errOtherFile
+			err = errOtherFile // what it refuses, or garbles, may be the range
 		}
 		err = a.end(err)
 		if err == nil {
@@ -117,8 +117,8 @@ func (r *round) ask(ctx context.Context) {
 	place := r.queue[0]
 	r.queue = r.queue[1:]
 	req := Request{Path: r.w.path, Retry: len(r.t.mirrors) == 1 && r.first}
-	if r.w.into != nil {
-		req.Offset, req.Length = r.continues()
+	if r.w.into != nil && !r.whole && !r.refused[place] {
+		req.Offset, req.Length = r.w.unfinished.rest()
 	}
 	a := newAttempt(ctx, r.e, r.t.mirrors[place], r.w, req)
 	a.place, a.others = place, len(r.queue)+len(r.running) > 0
@@ -280,12 +280,14 @@ func (r *round) stop() {
 
 // note keeps what became of a mirror.
 func (r *round) note(a *attempt, err error) {
+	if errors.Is(err, errOtherFile) {
+		r.refused[a.place] = true
+		r.queue = slices.Insert(r.queue, 0, a.place)
+		return
+	}
 	last := Attempt{Mirror: a.mirror.String(), Kind: KindOf(err), Err: err}
 	hurried := a.hurried && a.resp == nil && last.Kind == Transient // it was not waited for long enough to be given up
-	switch {
-	case errors.Is(err, errOtherFile):
-		r.queue = slices.Insert(r.queue, 0, a.place)
-	case errors.Is(err, errSpliced), hurried && !(r.paused[a.place] && r.answered()):
+	if errors.Is(err, errSpliced) || hurried && !(r.paused[a.place] && r.answered()) {
 		r.queue = append(r.queue, a.place)
 	}
 	r.attempts[a.place] = last

@@ -93,7 +93,7 @@ var (
 // receive fills the file from a's answer.
 func (r *round) receive(ctx context.Context, a *attempt) error {
 	u := r.w.unfinished
-	if u.size > 0 && (u.whole || a.resp.Size != u.size || a.resp.Offset != u.missing()[0].from) {
+	if offset, _ := u.rest(); u.size > 0 && (a.req.Offset+a.req.Length == 0 || a.resp.Size != u.size || a.resp.Offset != offset) {
 		u.drop()
 	}
 	if u.size == 0 {
@@ -122,19 +122,6 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 		*u = unfinished{size: s.size, pieces: s.pieces}
 	}
 	return err
-}
-
-// continues returns the range to begin with; 0, 0 is the whole file.
-func (r *round) continues() (offset, length int64) {
-	u := r.w.unfinished
-	if u.size == 0 || u.whole {
-		return 0, 0
-	}
-	first := u.missing()[0]
-	if first.to < u.size {
-		length = first.to - first.from
-	}
-	return first.from, length
 }
 
 // known reports whether parts of different answers may be put together.
@@ -174,7 +161,7 @@ func (s *splice) run(ctx context.Context, lead *attempt, gaps []span) error {
 		case missing && s.begin(ctx):
 			continue // there may be more
 		case missing && running == 0:
-			return err // nobody is left to ask
+			return cmp.Or(err, error(errRange)) // nobody is left to ask
 		}
 		select {
 		case <-s.wake:
@@ -306,10 +293,11 @@ func (s *splice) finish(p *part, err error) {
 		s.todo = append(s.todo, p.span)
 	}
 	if err != nil && p.a.caller.Err() == nil {
-		if p.lead || s.err == nil {
+		outrun := errors.Is(err, errOvertaken)
+		if (p.lead || s.err == nil) && !outrun {
 			s.err = err
 		}
-		slow := errors.Is(err, errSlow) || errors.Is(err, errOvertaken)
+		slow := outrun || errors.Is(err, errSlow)
 		if p.sent.to-p.sent.from < minSegment && !slow {
 			p.src.fails++
 		}

@@ -90,7 +90,7 @@ func inBubble(t *testing.T, origin *modfetchtest.Server, sums *modfetch.GoSum, h
 	})
 }
 
-// fetcher makes a Fetcher of mirrors such as "a|b", which are hosts below .test.
+// fetcher makes a Fetcher of mirrors such as "a|b", which are hosts below .test; without a list, those of opts.
 func (b *bubble) fetcher(list string, opts ...modfetch.Option) (*modfetch.Fetcher, string) {
 	b.Helper()
 	var items []string
@@ -101,8 +101,11 @@ func (b *bubble) fetcher(list string, opts ...modfetch.Option) (*modfetch.Fetche
 	if dir == "" {
 		dir = tempDir(b)
 	}
+	if list != "" {
+		opts = append(opts, modfetch.WithGOPROXY(strings.NewReplacer(items...).Replace(list)))
+	}
 	f, err := modfetch.New(append([]modfetch.Option{
-		modfetch.WithGOPROXY(strings.NewReplacer(items...).Replace(list)), modfetch.WithGoSum(b.sums), modfetch.WithSumDB(cmp.Or(b.gosumdb, b.origin.GOSUMDB())),
+		modfetch.WithGoSum(b.sums), modfetch.WithSumDB(cmp.Or(b.gosumdb, b.origin.GOSUMDB())),
 		modfetch.WithModCache(dir), modfetch.WithHTTPClient(&http.Client{Transport: b}), modfetch.WithTrace(&modfetch.Trace{
 			AttemptDone: func(_ context.Context, i modfetch.AttemptInfo) {
 				b.mu.Lock()

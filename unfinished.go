@@ -26,7 +26,6 @@ import (
 type unfinished struct {
 	size   int64 // of the whole file; 0 if nothing has arrived
 	pieces []piece
-	whole  bool // once it is answered again, it is begun anew
 }
 
 // missing returns what has not arrived, in order.
@@ -43,6 +42,18 @@ func (u *unfinished) missing() []span {
 		gaps = append(gaps, span{at, u.size})
 	}
 	return gaps
+}
+
+// rest returns the range to go on with; 0, 0 is the whole file.
+func (u *unfinished) rest() (offset, length int64) {
+	if u.size == 0 {
+		return 0, 0
+	}
+	first := u.missing()[0]
+	if first.to < u.size {
+		length = first.to - first.from
+	}
+	return first.from, length
 }
 
 // arrived counts the bytes that are there. Of a file that is no zip nothing ever is.

@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -66,6 +68,7 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 		"all mirrors fail":            {fault: modfetchtest.Truncate(2 << 20).Times(1), then: modfetchtest.Status(500), list: "a", after: time.Hour, most: size - 2<<20},
 		"almost nothing had arrived":  {fault: modfetchtest.Stall(100 << 10), list: "a", after: time.Second / 10, most: size, nothing: true},
 		"another mirror goes on":      {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Status(500), list: "a|c", after: time.Second, most: size - 2<<20 + 1<<10},
+		"one refuses, another does":   {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Status(403), list: "a|c", after: time.Second, most: size - 2<<20 + 1<<10},
 		"ranges are ignored":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Ignore("Range"), list: "a", after: time.Second, most: size + 64<<10},
 		"the range cannot be had":     {fault: modfetchtest.Stall(2 << 20), later: unsatisfiable(), list: "a", after: time.Second, most: size + 64<<10},
 		"ranges are garbled":          {fault: modfetchtest.Stall(2 << 20), later: modfetchtest.Fault{}.Header("Content-Range", "x"), list: "a", after: time.Second, most: 2*size + 64<<10},
@@ -112,8 +115,11 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 				if left := setAside(t, dir); left != "" && name != "it is no file" {
 					t.Errorf("left behind: %s", left)
 				}
+				if condemned := b.condemned(); condemned != strings.HasPrefix(name, "what was set aside is wrong") {
+					t.Errorf("what was put together was condemned: %t", condemned)
+				}
 				for _, i := range f.Mirrors() {
-					if i.Mirror == "http://a.test" && len(i.Failures) > 0 && !strings.HasPrefix(name, "another") && !strings.HasPrefix(name, "the mirror states") {
+					if i.Mirror == "http://a.test" && len(i.Failures) > 0 && !strings.HasPrefix(name, "another") && !strings.HasPrefix(name, "one refuses") && !strings.HasPrefix(name, "the mirror states") {
 						t.Errorf("the mirror is said to have failed: %v", i.Failures)
 					}
 				}
@@ -295,7 +301,7 @@ func TestRangesThatFail(t *testing.T) {
 			w.WriteHeader(200)
 		},
 	} {
-		for _, gaps := range []string{"[[0,1000]]", fmt.Sprintf("[[2000000,%d]]", len(zip))} {
+		for _, gaps := range []string{"[[0,1000]]", fmt.Sprintf("[[2000000,%d]]", len(zip)), fmt.Sprintf("[[0,1000],[2000000,%d]]", len(zip))} {
 			t.Run(name+" "+gaps, func(t *testing.T) {
 				a := origin.Mirror()
 				a.Fault("*.zip", onRange(fault))
@@ -304,10 +310,96 @@ func TestRangesThatFail(t *testing.T) {
 					plant(t, b.dir, bigModule, line[2], zip, gaps)
 					f, dir := b.fetcher("a")
 					b.wantBig(f, dir)
+					if b.condemned() {
+						t.Error("it was judged with a hole in it")
+					}
 				})
 			})
 		}
 	}
+}
+
+// TestGapsThatNobodyFills: what is not complete is never judged.
+func TestGapsThatNobodyFills(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	a := origin.Mirror()
+	a.Fault("*.zip", modfetchtest.Fault{}.Header("ETag", `W/"weak"`)) // so that only the first gap is asked for
+	zip := httpGetIn(t, origin, bigZip)
+	inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
+		b.dir = tempDir(t)
+		line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
+		holes := bytes.Clone(zip)
+		clear(holes[:1000])
+		clear(holes[2000000:])
+		plant(t, b.dir, bigModule, line[2], holes, fmt.Sprintf("[[0,1000],[2000000,%d]]", len(zip)))
+		f, dir := b.fetcher("a")
+		b.wantBig(f, dir)
+		if b.condemned() {
+			t.Error("it was judged with a hole in it")
+		}
+	})
+}
+
+// TestMirrorsThatAnswerSomethingElse: a Mirror may answer a range with whatever it has; what has arrived is not mixed with it.
+func TestMirrorsThatAnswerSomethingElse(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	zip := httpGetIn(t, origin, bigZip)
+	size := int64(len(zip))
+	for name, otherwise := range map[string]func(r *modfetch.Response){
+		"a later offset":   func(r *modfetch.Response) { r.Offset += 1000; io.CopyN(io.Discard, r.Body, 1000) },
+		"an early offset":  func(r *modfetch.Response) { r.Offset -= 1000; r.Body = prefixed(make([]byte, 1000), r.Body) },
+		"a larger size":    func(r *modfetch.Response) { r.Size++; r.Body = prefixed([]byte{0}, r.Body) },
+		"a smaller size":   func(r *modfetch.Response) { r.Size -= 10 },
+		"the size is open": func(r *modfetch.Response) { r.Size = -1; r.Body = prefixed([]byte{0}, r.Body) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": origin.Mirror()}, func(t *testing.T, b *bubble) {
+				b.dir = tempDir(t)
+				line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
+				plant(t, b.dir, bigModule, line[2], zip, fmt.Sprintf("[[2000000,%d]]", size))
+				m, err := modfetch.HTTPMirror("http://a.test", &http.Client{Transport: b})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f, dir := b.fetcher("", modfetch.WithMirrors(&otherMirror{m, otherwise}))
+				b.wantBig(f, dir)
+				if b.condemned() {
+					t.Error("the answer was mixed with what had arrived")
+				}
+			})
+		})
+	}
+}
+
+// An otherMirror answers ranges otherwise.
+type otherMirror struct {
+	modfetch.Mirror
+	otherwise func(r *modfetch.Response)
+}
+
+func (m *otherMirror) Fetch(ctx context.Context, r modfetch.Request) (*modfetch.Response, error) {
+	resp, err := m.Mirror.Fetch(ctx, r)
+	if err == nil && resp.Offset > 0 {
+		m.otherwise(resp)
+	}
+	return resp, err
+}
+
+// prefixed returns a body with something before it.
+func prefixed(before []byte, body io.ReadCloser) io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(before), body), body}
+}
+
+// condemned reports whether anything that was put together was.
+func (b *bubble) condemned() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.ended, func(i modfetch.AttemptInfo) bool {
+		return i.Err != nil && strings.Contains(i.Err.Error(), "and condemned")
+	})
 }
 
 // TestOnlyWhatWasSetAsideIsRemoved: the directory may have been put there, with other people's files in it.
