@@ -75,10 +75,19 @@ func (a *attempt) open() {
 		return
 	}
 	a.start = time.Now()
+	noteAsked(a.caller)
 	a.e.trace.attemptStarted(a.caller, a.info)
-	silence := time.AfterFunc(a.wait, func() { a.cancel(failf(ErrTransient, "no answer within %s", a.wait)) })
+	silence := time.AfterFunc(a.wait, func() { a.cancel(timeoutf("no answer within %s", a.wait)) })
 	defer silence.Stop()
-	if a.resp, a.err = a.mirror.Fetch(a.ctx, a.req); a.err != nil {
+	var before []byte
+	if a.w.before != nil {
+		a.req.ETag, before = a.w.before(a.mirror)
+	}
+	a.resp, a.err = a.mirror.Fetch(a.ctx, a.req)
+	if before != nil && errors.Is(a.err, ErrNotModified) {
+		a.resp, a.err = &Response{Body: io.NopCloser(bytes.NewReader(before)), Size: int64(len(before)), ETag: a.req.ETag}, nil
+	}
+	if a.err != nil {
 		return
 	}
 	a.health.answered(time.Since(a.start))
@@ -160,7 +169,7 @@ func newBody(a *attempt) *body {
 	if b.size >= 0 {
 		b.size -= a.resp.Offset
 	}
-	b.stall = time.AfterFunc(stallTimeout, func() { a.cancel(failf(ErrTransient, "sent nothing for %s", stallTimeout)) })
+	b.stall = time.AfterFunc(stallTimeout, func() { a.cancel(timeoutf("sent nothing for %s", stallTimeout)) })
 	return b
 }
 
@@ -173,7 +182,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	now := time.Now()
 	if elapsed := now.Sub(b.start); elapsed > rateGrace && a.info.Bytes < int64(elapsed.Seconds()*minRate) {
-		a.cancel(failf(ErrTransient, "sent %d bytes in %s: too slow", a.info.Bytes, elapsed.Round(time.Second)))
+		a.cancel(timeoutf("sent %d bytes in %s: too slow", a.info.Bytes, elapsed.Round(time.Second)))
 		return n, context.Cause(a.ctx)
 	}
 	if now.Sub(b.told) >= progressEvery {

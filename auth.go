@@ -83,7 +83,7 @@ func withAuth(client *http.Client, env GoEnv) (*http.Client, error) {
 //
 // A source that fails is no reason not to ask the server; but what the server then refuses is not absent.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" || req.Header.Get("Authorization") != "" || !atFirstOrigin(req) {
+	if anonymous := req.Context().Value(anonymousKey{}) != nil; anonymous || req.URL.Scheme != "https" || req.Header.Get("Authorization") != "" || !atFirstOrigin(req) {
 		return t.RoundTripper.RoundTrip(req)
 	}
 	ctx := req.Context()
@@ -123,6 +123,19 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			resp.StatusCode, http.StatusText(resp.StatusCode), errors.Join(failures...))
 	}
 	return resp, nil
+}
+
+// anonymousKey is the context key of requests that are sent without the credentials of GOAUTH.
+type anonymousKey struct{}
+
+// knows reports whether there is a credential for u, as far as a source tells without having been refused.
+func (t *authTransport) knows(ctx context.Context, u *url.URL) bool {
+	for _, s := range t.sources {
+		if s.begin(ctx) != nil {
+			return true // who has left is answered nothing
+		}
+	}
+	return u.Scheme == "https" && t.find(u).header != nil
 }
 
 // refused reports whether credentials could have led to another answer. 408 and 429 are about time.

@@ -206,7 +206,9 @@ func TestBombMemory(t *testing.T) {
 		}
 		args := append(flags, strings.Join(append(mirrors, good.URL), "|"), good.GOSUMDB(), t.TempDir())
 		args = append(args, modules...)
-		out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Env = append(os.Environ(), "GOGC=100", "GOMEMLIMIT=off")
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%.2000s", err, out)
 		}

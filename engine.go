@@ -17,6 +17,7 @@ import (
 type engine struct {
 	judging  *semaphore.Weighted // large files, no more than processors: each is done sooner, and a mirror found out
 	strict   bool                // Policy.StrictComma
+	offline  bool                // nobody may be asked
 	strategy Strategy
 	trace    *Trace
 	healths  healths
@@ -35,6 +36,11 @@ type want struct {
 	// into receives the file; if it is nil, data does. Of what is in it already, unfinished tells.
 	into       *os.File
 	unfinished *unfinished
+
+	// before, if set, returns what a mirror has sent last, and its ETag: it is asked only for what has changed. The ETag of what
+	// it sends now goes to tagged.
+	before func(m Mirror) (etag string, data []byte)
+	tagged func(m Mirror, etag string)
 
 	// begun, if set, is called when the first mirror has answered.
 	begun func()
@@ -61,6 +67,9 @@ var retryPause = 200 * time.Millisecond
 
 // fetch asks the mirrors of tiers for w in order until one of them has good bytes, and returns that mirror.
 func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error) {
+	if e.offline {
+		return nil, &OfflineError{w.path}
+	}
 	failed := &FetchError{Module: w.module, Path: w.path}
 	for i, t := range tiers {
 		m, last, err := e.fetchTier(ctx, t, w, failed)

@@ -223,6 +223,33 @@ func failf(kind error, format string, args ...any) error {
 	return &failure{kind: kind, msg: fmt.Sprintf(format, args...)}
 }
 
+// A timeoutError is a failure to answer in time.
+type timeoutError struct{ failure }
+
+func (*timeoutError) Timeout() bool { return true }
+
+func timeoutf(format string, args ...any) error {
+	return &timeoutError{failure{kind: ErrTransient, msg: fmt.Sprintf(format, args...)}}
+}
+
+// timedOut reports whether an error is that somebody did not answer in time.
+func timedOut(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// An OfflineError says that a file is not in the cache, where nobody may be asked for it. It is Forbidden: that says nothing
+// of whether the file exists.
+type OfflineError struct {
+	Path string // escaped GOPROXY path
+}
+
+func (e *OfflineError) Error() string {
+	return e.Path + " is not in the cache, and no mirror may be asked for it"
+}
+
+func (e *OfflineError) Is(target error) bool { return target == ErrForbidden }
+
 // absent reports whether an error is a mirror's own statement that a file does not exist.
 func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 

@@ -56,11 +56,30 @@ type core struct {
 	jobs   int
 	cpu    *semaphore.Weighted // goroutines that inflate and hash
 	idle   func()              // closes our own client's idle connections; nil for a client of the caller's
-	hashed sync.Map            // module.Version to the *zipFile that this process has hashed in the module cache
+	hashed *sync.Map           // module.Version to the *zipFile that this process has hashed in the module cache
 
 	infos flight.Group[module.Version, infoFile]
 	mods  flight.Group[fileKey, modFile]
 	zips  flight.Group[fileKey, *zipFile]
+}
+
+// view returns a core over the same settings, cache and mirrors, whose transfers are nobody else's.
+func (c *core) view() *core {
+	v := &core{routes: c.routes, engine: c.engine, sums: c.sums, db: c.db, exempt: c.exempt, mod: c.mod, cache: c.cache,
+		locker: c.locker, policy: c.policy, trace: c.trace, jobs: c.jobs, cpu: c.cpu, hashed: c.hashed}
+	v.join()
+	return v
+}
+
+// join makes callers who want the same file share its transfer.
+func (c *core) join() {
+	c.infos.Joined = func(ctx context.Context, m module.Version) {
+		noteAsked(ctx)
+		c.trace.joined(ctx, m)
+	}
+	c.mods.Joined = func(ctx context.Context, key fileKey) { c.infos.Joined(ctx, key.Version) }
+	c.zips.Joined = c.mods.Joined
+	c.zips.Held, c.zips.Unused = (*zipFile).hold, (*zipFile).drop
 }
 
 // A fileKey joins callers that want the same file held against the same line of go.sum.

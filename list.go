@@ -28,7 +28,7 @@ func (f *Fetcher) Versions(ctx context.Context, path string) ([]string, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	l, err := f.lists(ctx, path)
+	l, err := f.lists(ctx, path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -59,9 +59,9 @@ type lists struct {
 }
 
 // lists asks mirrors for their lists.
-func (f *Fetcher) lists(ctx context.Context, path string) (lists, error) {
+func (f *Fetcher) lists(ctx context.Context, path string, e *earlier) (lists, error) {
 	name := escapePath(path) + "/@v/list"
-	said, err := hear(ctx, f, path, name, maxList, func(ctx context.Context, data []byte) (versionList, error) {
+	said, err := hear(ctx, f, path, name, maxList, e, func(ctx context.Context, data []byte) (versionList, error) {
 		return parseList(ctx, data, path)
 	})
 	return lists{path, name, said}, err
@@ -211,30 +211,36 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 				return infoFile{info, data}, nil
 			}
 		}
-		var file infoFile
-		_, err := f.fetch(ctx, m.Path, want{
-			module: m, path: name, limit: maxInfo,
-			judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
-				file.data = data
-				file.info, err = parseInfo(data, m)
-				return err
-			},
-		})
-		if err != nil {
-			return infoFile{}, err
-		}
-		if f.mod != nil {
-			if err := f.putInfo(m, file.info); err != nil {
-				return infoFile{}, diskError(m, err)
-			}
-		}
-		f.keep(ctx, name, bytes.NewReader(file.data))
-		return file, nil
+		return f.fetchInfo(ctx, m)
 	})
 	if o := file.info.Origin; o != nil {
 		file.info.Origin = new(*o) // callers that joined share one
 	}
 	return file, err
+}
+
+// fetchInfo asks the mirrors for the .info file of an exact version.
+func (f *Fetcher) fetchInfo(ctx context.Context, m module.Version) (infoFile, error) {
+	var file infoFile
+	name := proxyPath(m, "info")
+	_, err := f.fetch(ctx, m.Path, want{
+		module: m, path: name, limit: maxInfo,
+		judge: func(_ context.Context, _ Mirror, data []byte) (err error) {
+			file.data = data
+			file.info, err = parseInfo(data, m)
+			return err
+		},
+	})
+	if err != nil {
+		return infoFile{}, err
+	}
+	if f.mod != nil {
+		if err := f.putInfo(m, file.info); err != nil {
+			return infoFile{}, diskError(m, err)
+		}
+	}
+	f.keep(ctx, name, bytes.NewReader(file.data))
+	return file, nil
 }
 
 // parseInfo reads the .info file of an exact version.

@@ -37,10 +37,13 @@ type Request struct {
 	Path   string // escaped GOPROXY path without a leading slash: "example.com/!m/@v/v1.0.0.zip"
 	Offset int64  // first byte wanted; a mirror may ignore it, Response.Offset says so
 	Length int64  // bytes wanted from there; 0 is all of them
-	ETag   string // send a part only of this very file, else the whole
+	ETag   string // send a part only of this very file, else the whole; asked for the whole, send it unless it is this very file
 	Lane   int    // requests of different lanes, of which there are up to 16, should not share a connection
 	Retry  bool   // no other mirror can be asked: the mirror itself should retry what may pass
 }
+
+// ErrNotModified is a Mirror's answer to a Request for a whole file that still has the Request's ETag.
+var ErrNotModified = errors.New("not modified")
 
 // A Response is a mirror's answer. The receiver closes Body.
 type Response struct {
@@ -145,6 +148,16 @@ func newHTTPMirror(u *url.URL, client *http.Client) (Mirror, error) {
 
 func (m *httpMirror) String() string { return m.name }
 
+// credentialed reports whether the mirror gives files for the user's own credentials.
+func (m *httpMirror) credentialed(ctx context.Context) bool {
+	if m.auth != "" || m.base.RawQuery != "" {
+		return true
+	}
+	guard, _ := m.client.Transport.(guardTransport)
+	auth, ok := guard.transport.(*authTransport)
+	return ok && auth.knows(ctx, m.base)
+}
+
 func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 	u := *m.base
 	// RawPath keeps whatever escapes the base came with; the rest is escaped by the rules of net/url, which turn the `!`
@@ -171,6 +184,8 @@ func (m *httpMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		if r.ETag != "" {
 			req.Header.Set("If-Range", r.ETag)
 		}
+	} else if r.ETag != "" {
+		req.Header.Set("If-None-Match", r.ETag)
 	}
 
 	var resp *http.Response
@@ -205,6 +220,11 @@ func (m *httpMirror) response(resp *http.Response, r Request, sent []*http.Reque
 	out := &Response{Body: resp.Body, Size: resp.ContentLength, ETag: resp.Header.Get("ETag"), ContentType: resp.Header.Get("Content-Type")}
 	switch resp.StatusCode {
 	case http.StatusOK:
+	case http.StatusNotModified:
+		if r.Offset != 0 || r.Length != 0 || r.ETag == "" {
+			return nil, m.statusError(resp, r, sent)
+		}
+		return nil, ErrNotModified
 	case http.StatusPartialContent:
 		if r.Offset == 0 && r.Length == 0 {
 			return nil, m.statusError(resp, r, sent)

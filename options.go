@@ -1,7 +1,6 @@
 package modfetch
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -173,13 +173,10 @@ func (c *config) fetcher() (*Fetcher, error) {
 		trace:  first(c.trace),
 		policy: first(c.policy),
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		hashed: new(sync.Map),
 	}, goSum: first(c.goSum)}
 
-	f.infos.Joined = f.trace.joined
-	f.mods.Joined = func(ctx context.Context, key fileKey) { f.trace.joined(ctx, key.Version) }
-	f.zips.Joined = f.mods.Joined
-	f.zips.Held, f.zips.Unused = (*zipFile).hold, (*zipFile).drop
-
+	f.join()
 	f.jobs = defaultJobs
 	if len(c.jobs) > 0 {
 		if f.jobs = c.jobs[0]; f.jobs < 1 {

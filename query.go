@@ -66,7 +66,7 @@ func (f *Fetcher) Info(ctx context.Context, path, query string) (Info, error) {
 		file, err := f.info(ctx, module.Version{Path: path, Version: query})
 		return file.info, err
 	}
-	info, err := f.revision(ctx, path, query)
+	info, err := f.revision(ctx, path, query, nil)
 	if v := module.CanonicalVersion(query); err != nil && v != "" && v != query {
 		// Versions that differ only in what follows the + are the same version.
 		if info, err := f.Info(ctx, path, v); err == nil || !absent(err) {
@@ -191,7 +191,7 @@ func (q query) noMatch(versions, retracted []string) error {
 // choose resolves a query that is answered from the list. Where several mirrors have shown theirs, a version that one of
 // them has made up does not spoil the answer.
 func (f *Fetcher) choose(ctx context.Context, q query) (Info, error) {
-	l, err := f.lists(ctx, q.path)
+	l, err := f.lists(ctx, q.path, nil)
 	if err != nil {
 		return Info{}, err
 	}
@@ -335,7 +335,7 @@ func retractions(file *modfile.File) func(v string) bool {
 // untagged returns the version that a mirror itself takes for the latest, or else the newest pseudo-version in its list;
 // "" if there is neither.
 func (f *Fetcher) untagged(ctx context.Context, list versionList, path string) (string, error) {
-	info, err := f.ask(ctx, path, escapePath(path)+"/@latest", "")
+	info, err := f.ask(ctx, path, escapePath(path)+"/@latest", "", nil)
 	if absent(err) {
 		return list.pseudo, nil
 	}
@@ -343,8 +343,8 @@ func (f *Fetcher) untagged(ctx context.Context, list versionList, path string) (
 }
 
 // revision resolves the name of a branch, tag or commit.
-func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) {
-	info, err := f.ask(ctx, path, proxyPath(module.Version{Path: path, Version: rev}, "info"), rev)
+func (f *Fetcher) revision(ctx context.Context, path, rev string, e *earlier) (Info, error) {
+	info, err := f.ask(ctx, path, proxyPath(module.Version{Path: path, Version: rev}, "info"), rev, e)
 	if err == nil {
 		m := module.Version{Path: path, Version: info.Version}
 		if _, err = f.goModOfNamed(ctx, m); err == nil && f.mod != nil && !exists(f.mod.file(proxyPath(m, "info"))) {
@@ -364,8 +364,8 @@ func (f *Fetcher) revision(ctx context.Context, path, rev string) (Info, error) 
 // ask asks for an .info file that may name any version. The answer is nobody else's and is not kept: the next one may be
 // another. Of several that mirrors give it takes the newest that is vouched for; if they give but one, that is the caller's
 // to verify.
-func (f *Fetcher) ask(ctx context.Context, path, name, rev string) (Info, error) {
-	answers, err := hear(ctx, f, path, name, maxInfo, func(_ context.Context, data []byte) (Info, error) {
+func (f *Fetcher) ask(ctx context.Context, path, name, rev string, e *earlier) (Info, error) {
+	answers, err := hear(ctx, f, path, name, maxInfo, e, func(_ context.Context, data []byte) (Info, error) {
 		return parseAnswer(data, path, rev)
 	})
 	if err != nil {

@@ -202,6 +202,9 @@ func (r *round) take(ctx context.Context, a *attempt) error {
 		r.w.begun()
 	}
 	if r.w.into == nil {
+		if r.w.tagged != nil {
+			r.w.tagged(a.mirror, a.resp.ETag)
+		}
 		return r.w.judge(ctx, a.mirror, a.data)
 	}
 	r.stop()

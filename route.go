@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/module"
@@ -38,10 +39,32 @@ func (r *routes) to(path string) []tier {
 	if rule := r.rule(path); rule != nil {
 		return rule.tiers
 	}
-	if matching(r.noProxy, path) != "" {
-		return []tier{{mirrors: []Mirror{r.direct}}}
+	switch {
+	case matching(r.noProxy, path) == "":
+		return r.tiers
+	case r.direct == nil:
+		return nil
 	}
-	return r.tiers
+	return []tier{{mirrors: []Mirror{r.direct}}}
+}
+
+// withoutDirect returns the same routes, without those that lead to the repositories themselves.
+func (r *routes) withoutDirect() routes {
+	without := func(tiers []tier) (kept []tier) {
+		for _, t := range tiers {
+			t.mirrors = slices.DeleteFunc(slices.Clone(t.mirrors), func(m Mirror) bool { return m == r.direct })
+			if len(t.mirrors) > 0 {
+				kept = append(kept, t)
+			}
+		}
+		return kept
+	}
+	out := routes{tiers: without(r.tiers), noProxy: r.noProxy}
+	for _, rule := range r.rules {
+		rule.tiers = without(rule.tiers)
+		out.rules = append(out.rules, rule)
+	}
+	return out
 }
 
 // An exemption is a setting whose patterns keep paths from mirrors, or from the checksum database.

@@ -39,6 +39,7 @@ type sumDB struct {
 	bases   map[Mirror]*sumBase
 	records map[module.Version]sumRecord // proven by this sumDB
 	active  int                          // lookups under way
+	served  sumHead                      // the largest that a Handler has served
 	largest int64                        // records in the largest tree whose head a mirror has shown
 	forked  error                        // set once the database has signed two histories
 
@@ -49,6 +50,7 @@ type sumDB struct {
 type sumRecord struct {
 	zip, goMod []string // h1: hashes
 	head       string   // signed note under which the record was proven last
+	signed     []byte   // as the database sends it; not kept in memory
 }
 
 // The public checksum database, as https://go.dev/ref/mod#checksum-database describes it.
@@ -130,6 +132,11 @@ func (db *sumDB) record(ctx context.Context, m module.Version) (sumRecord, error
 	if ok {
 		return r, nil
 	}
+	return db.proveRecord(ctx, m)
+}
+
+// proveRecord returns the record of m with what the database has signed, proven once for any number of callers.
+func (db *sumDB) proveRecord(ctx context.Context, m module.Version) (sumRecord, error) {
 	return db.lookups.Do(ctx, m, func(ctx context.Context) (sumRecord, error) {
 		db.begin()
 		defer db.end(ctx)
@@ -151,6 +158,7 @@ func (db *sumDB) keep(m module.Version, r sumRecord) {
 	if db.records == nil || len(db.records) >= maxRecords { // what is forgotten is proven again from the store
 		db.records = make(map[module.Version]sumRecord)
 	}
+	r.signed = nil
 	db.records[m] = r
 }
 

@@ -126,7 +126,7 @@ func (db *sumDB) askHeads(ctx context.Context) ([]sumHead, []HeadInfo) {
 }
 
 func (db *sumDB) askHead(ctx context.Context, p sumPlace) (h sumHead, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, headTimeout, failf(ErrTransient, "no answer within %s", headTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, headTimeout, timeoutf("no answer within %s", headTimeout))
 	defer cancel()
 	_, err = db.read(ctx, []sumPlace{p}, "latest", maxHead, func(data []byte, from *sumBase) (err error) {
 		if h, err = db.openHead(data, from); err != nil {
@@ -244,7 +244,7 @@ func (db *sumDB) compare(ctx context.Context, a, b sumHead, bases []*sumBase) (r
 // compareAt compares with the tiles of one base. Tiles are held against the larger head: if they do not fit it, they prove
 // nothing.
 func (db *sumDB) compareAt(ctx context.Context, a, b sumHead, base *sumBase) (report string, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, proofTimeout, failf(ErrTransient, "no proof from %s within %s", base, proofTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, proofTimeout, timeoutf("no proof from %s within %s", base, proofTimeout))
 	defer cancel()
 	tiles := &headTiles{db: db, ctx: ctx, base: base}
 	defer func() {

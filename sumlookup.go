@@ -24,6 +24,7 @@ type lookup struct {
 	mu     sync.Mutex // guards the following
 	head   []byte     // as read or written last
 	record []byte     // from a mirror; stored once it has yielded a line
+	signed []byte     // the record, wherever it is from
 	heads  []sumHead  // that mirrors have sent
 	used   []string   // mirrors that have sent something
 	failed error      // first read that failed
@@ -40,7 +41,7 @@ func (l *lookup) run() (sumRecord, error) {
 	if err != nil {
 		return sumRecord{}, err
 	}
-	r := sumRecord{zip: hashes(zip), goMod: hashes(goMod), head: string(l.head)}
+	r := sumRecord{zip: hashes(zip), goMod: hashes(goMod), head: string(l.head), signed: l.signed}
 	if r.zip == nil && r.goMod == nil {
 		return sumRecord{}, errors.New("the record that is stored for it is that of another module")
 	}
@@ -153,7 +154,14 @@ func (l *lookup) ReadCache(file string) ([]byte, error) {
 	if l.bare {
 		return nil, errNotStored
 	}
-	return l.db.store.read(l.ctx, strings.TrimPrefix(file, l.db.name+"/"))
+	name := strings.TrimPrefix(file, l.db.name+"/")
+	data, err := l.db.store.read(l.ctx, name)
+	if err == nil && name == l.lookupName() {
+		l.mu.Lock()
+		l.signed = data
+		l.mu.Unlock()
+	}
+	return data, err
 }
 
 // WriteCache stores a tile, which is authentic by now. A record waits until it is known to be the right one.
@@ -163,6 +171,7 @@ func (l *lookup) WriteCache(file string, data []byte) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.record = bytes.Clone(data)
+		l.signed = l.record
 		return
 	}
 	l.db.store.write(l.ctx, name, data)

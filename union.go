@@ -20,13 +20,16 @@ type parser[T any] func(context.Context, []byte) (T, error)
 // hear asks for a file that no hash covers, and returns what is said of it, at least once: by all mirrors that
 // Policy.AskAll makes it ask at the same time, or by the first with a good answer in list order. That order is gone through
 // also if none of the former has a good answer: so a failure, an absence and a `,` mean what they always mean.
-func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64, read parser[T]) ([]said[T], error) {
+func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64, e *earlier, read parser[T]) ([]said[T], error) {
 	w := want{module: module.Version{Path: path}, path: name, limit: limit}
 	if all := hearAll(ctx, f, f.together(path), w, read); len(all) > 0 && ctx.Err() == nil {
 		return all, nil
 	}
 	var first said[T]
 	var err error
+	if e != nil {
+		w.before, w.tagged = e.of, e.keep
+	}
 	w.judge = first.judge(read)
 	first.mirror, err = f.fetch(ctx, path, w)
 	if err != nil {
@@ -34,6 +37,22 @@ func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64
 	}
 	return []said[T]{first}, nil
 }
+
+// An earlier is what a mirror has answered before, if it can be asked whether that has changed.
+type earlier struct {
+	mirror, etag string
+	data         []byte
+}
+
+func (e *earlier) of(m Mirror) (etag string, data []byte) {
+	if e.etag == "" || m.String() != e.mirror {
+		return "", nil
+	}
+	return e.etag, e.data
+}
+
+// keep notes who has answered now.
+func (e *earlier) keep(m Mirror, etag string) { e.mirror, e.etag = m.String(), etag }
 
 // hearAll asks mirrors at the same time, each by itself and once. It returns the good answers within Policy.AskAll, else the
 // first after it, in the order of mirrors. Who has not answered by then is told to stop, and has not failed.
@@ -79,7 +98,7 @@ func (s *said[T]) judge(read parser[T]) func(context.Context, Mirror, []byte) er
 // that is known to be dead, and for `direct` and `off`, whose turn comes after them. There are none where no record could
 // tell what a mirror has invented.
 func (f *Fetcher) together(path string) []Mirror {
-	if f.policy.AskAll == 0 || f.exemption(path) != "" {
+	if f.policy.AskAll == 0 || f.engine.offline || f.exemption(path) != "" {
 		return nil
 	}
 	mirrors := slices.DeleteFunc(slices.Clone(f.routes.to(path)[0].mirrors), func(m Mirror) bool { return m == off{} || m == f.routes.direct })

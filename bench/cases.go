@@ -158,7 +158,7 @@ func mirrorCases() []scenario {
 	equal := strategies[1:] // chain keeps to the order of the list, slow mirrors included
 	return []scenario{
 		compare("bad-first", "one hangs, one slow, one good", equal, alone, "wall", 1.15, hangs, slow, good),
-		compare("bad-last", "one good, one slow, one hangs", equal, alone, "wall", 1.15, good, slow, hangs),
+		compare("bad-last", "one good, one slow, one hangs", strategies, alone, "wall", 1.15, good, slow, hangs),
 		compare("dies", "one dies, one slow, one good", equal, alone, "wall", 1.15, conditions{dies: 80}, slow, good),
 		compare("cut", "every zip broken off once", strategies, alone, "sent", 1.05, conditions{cutOnce: true}),
 		segments,

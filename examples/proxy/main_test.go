@@ -10,7 +10,7 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// TestOneMirrorBehindAnother fetches through the proxy as from any mirror; it has no checksum database of its own.
+// TestOneMirrorBehindAnother fetches through the proxy as from any mirror, and looks up in the database behind it.
 func TestOneMirrorBehindAnother(t *testing.T) {
 	srv := modfetchtest.NewServer(t, nil)
 	srv.Add(modfetchtest.NewModule("example.com/Upper", "v1.0.0").File("m.go", "package m\n"))
@@ -18,10 +18,10 @@ func TestOneMirrorBehindAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httptest.NewServer(handler(upstream))
+	proxy := httptest.NewServer(&modfetch.Handler{Fetcher: upstream})
 	defer proxy.Close()
 
-	f, err := modfetch.New(modfetch.WithGOPROXY(proxy.URL), modfetch.WithSumDB(srv.GOSUMDBDirect()))
+	f, err := modfetch.New(modfetch.WithGOPROXY(proxy.URL), modfetch.WithSumDB(srv.GOSUMDB()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,235 @@
+package modfetch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/modfetch/modfetch/internal/flight"
+)
+
+// An answer is what was said where no hash covers it, and when: a list, the latest version, a tree head. It is served for as
+// long as it is fresh, and somewhat longer while nobody gives another.
+type answer struct {
+	Time   time.Time
+	Absent bool   `json:",omitempty"` // the mirrors said that there is nothing
+	Mirror string `json:",omitempty"` // who said it; redacted
+	ETag   string `json:",omitempty"` // by which that mirror can be asked whether it would say the same now
+
+	body  []byte
+	stale string // why it is served though it is not fresh; see ServedInfo
+	err   error  // why there is no other
+}
+
+func (a *answer) age() time.Duration { return time.Since(a.Time) }
+
+// A question is what leads to an answer.
+type question struct {
+	name  string        // GOPROXY path
+	fresh time.Duration // for which an answer is
+	stale time.Duration // for which it is served at most, while nobody gives another; 0 is without end
+
+	// check says what is wrong with an answer that was kept in the Cache, for other processes and for the time after a restart:
+	// others may write there. Nil is for an answer that is not kept.
+	check func(context.Context, []byte) error
+
+	ask func(context.Context, *earlier) ([]byte, error)
+}
+
+// answers keeps them.
+type answers struct {
+	absence time.Duration // for which an absence is believed
+	near    MemCache
+	far     Cache // nil for none
+
+	flights flight.Group[string, *answer]
+
+	mu     sync.Mutex // guards the following
+	failed map[string]failedQuestion
+}
+
+type failedQuestion struct {
+	at  time.Time
+	err error
+}
+
+const (
+	nearAnswers    = 16 << 20         // bytes
+	freshTimes     = 10               // an answer this many times as old as a fresh one is served at once; an older one waits for another
+	freshPatience  = 3 * time.Second  // for another answer, where one that is not fresh can be served
+	failedPause    = 10 * time.Second // after a failure, while nobody is asked for another answer
+	refreshTimeout = 2 * time.Minute
+	maxFailed      = 1 << 12 // questions whose failure is remembered
+)
+
+// errKnownAbsent is the answer to a question to which the answer was a moment ago that there is nothing.
+var errKnownAbsent = &absentError{}
+
+type absentError struct{}
+
+func (*absentError) Error() string {
+	return "the mirrors have said a moment ago that it does not exist"
+}
+func (*absentError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// get answers a question: at once if the answer is fresh, else with a new one, else with the one that there is.
+func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, error) {
+	a := s.look(ctx, q)
+	switch {
+	case a != nil && a.Absent && a.age() < s.absence:
+		return nil, errKnownAbsent
+	case a != nil && a.Absent:
+		a = nil
+	case a != nil && a.age() < q.fresh:
+		return a, nil
+	case a != nil && offline:
+		a.stale = staleError
+		return a, nil
+	}
+	if offline {
+		return nil, &OfflineError{q.name}
+	}
+	if a == nil || q.stale > 0 && a.age() > q.stale {
+		return s.refresh(ctx, q, a)
+	}
+	failed := s.failure(q.name)
+	if failed != nil {
+		a.stale, a.err = staleError, failed
+		return a, nil
+	}
+	type result struct {
+		a   *answer
+		err error
+	}
+	got := make(chan result, 1)
+	go func() { // ends with the refresh
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
+		defer cancel()
+		a, err := s.refresh(ctx, q, a)
+		got <- result{a, err}
+	}()
+	var late <-chan time.Time
+	if a.stale = staleRevalidating; a.age() > freshTimes*q.fresh {
+		late = time.After(freshPatience)
+	} else {
+		return a, nil
+	}
+	select {
+	case r := <-got:
+		if r.err != nil && !absent(r.err) {
+			a.stale, a.err = staleError, r.err
+			return a, nil
+		}
+		return r.a, r.err
+	case <-late:
+		return a, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// What ServedInfo.Stale says.
+const (
+	staleRevalidating = "revalidating"
+	staleError        = "error"
+)
+
+// refresh asks for an answer, once for all who want it.
+func (s *answers) refresh(ctx context.Context, q question, before *answer) (*answer, error) {
+	return s.flights.Do(ctx, q.name, func(ctx context.Context) (*answer, error) {
+		var e earlier
+		if before != nil {
+			e = earlier{before.Mirror, before.ETag, before.body}
+		}
+		body, err := q.ask(ctx, &e)
+		a := &answer{Time: time.Now(), Absent: absent(err), Mirror: e.mirror, ETag: e.etag, body: body}
+		s.note(q.name, err)
+		if err == nil || a.Absent {
+			s.put(ctx, q, a, q.check != nil && (before != nil || !a.Absent))
+		}
+		if err != nil {
+			return nil, err
+		}
+		return a, nil
+	})
+}
+
+// knownAbsent reports whether the answer was a moment ago that there is nothing.
+func (s *answers) knownAbsent(ctx context.Context, q question) bool {
+	a := s.look(ctx, q)
+	return a != nil && a.Absent && a.age() < s.absence
+}
+
+// failure returns why the question could not be answered a moment ago.
+func (s *answers) failure(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.failed[name]; ok && time.Since(f.at) < failedPause {
+		return f.err
+	}
+	return nil
+}
+
+// note remembers a failure.
+func (s *answers) note(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil || absent(err) || errors.Is(err, context.Canceled) {
+		delete(s.failed, name)
+		return
+	}
+	if s.failed == nil || len(s.failed) >= maxFailed {
+		s.failed = make(map[string]failedQuestion)
+	}
+	s.failed[name] = failedQuestion{time.Now(), err}
+}
+
+// look returns the answer that there is, or nil. Another process may have put a newer one into the Cache.
+func (s *answers) look(ctx context.Context, q question) *answer {
+	near := load(ctx, &s.near, q.name)
+	if near != nil && near.age() < q.fresh || q.check == nil || s.far == nil {
+		return near
+	}
+	far := load(ctx, s.far, farName(q.name))
+	if far == nil || near != nil && !far.Time.After(near.Time) || !far.Absent && q.check(ctx, far.body) != nil {
+		return near
+	}
+	s.put(ctx, q, far, false)
+	return far
+}
+
+func farName(name string) string { return "modfetch/fresh/" + name }
+
+// load reads an answer. One from the future has been forged, or the clock has been set back: it is none.
+func load(ctx context.Context, c Cache, name string) *answer {
+	r, err := c.Open(ctx, name)
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, maxList+maxInfo))
+	header, body, ok := bytes.Cut(data, []byte("\n"))
+	a := &answer{body: body}
+	if err != nil || !ok || json.Unmarshal(header, a) != nil || a.age() < 0 {
+		return nil
+	}
+	return a
+}
+
+// put keeps an answer; if it cannot be kept it is asked for again.
+func (s *answers) put(ctx context.Context, q question, a *answer, far bool) {
+	header, err := json.Marshal(a)
+	if err != nil {
+		return
+	}
+	data := bytes.NewReader(append(append(header, '\n'), a.body...))
+	s.near.Put(ctx, q.name, data)
+	if far && s.far != nil {
+		s.far.Put(ctx, farName(q.name), data)
+	}
+}

@@ -1,0 +1,584 @@
+package modfetch
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/modfetch/modfetch/internal/flight"
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+)
+
+// A Handler serves the GOPROXY protocol, and the checksum database of its Fetcher below /sumdb/. Its zero fields are sound
+// defaults; they are not changed once it serves.
+//
+// A zip or go.mod file is verified before its first byte goes out. What no hash covers is served for as long as it is fresh,
+// then while a new answer is fetched, and while none can be had; Age and Cache-Status (RFC 9211) say so, the latter with a
+// negative ttl.
+//
+// Everybody who reaches a Handler can read what it serves, so what settings make private, or what mirrors give only for the
+// Fetcher's own credentials, is refused by default. Credentials of clients are never passed on.
+//
+// An answer 404 means that the mirrors have said that the file does not exist, or that the request is malformed, which is
+// not passed on. 403 is a refusal, 503 a file that is not in the cache where nobody may be asked for it, or 404 if it was the
+// client who sent Disable-Module-Fetch: true; 504 is that no mirror answered in time, 502 any other failure.
+type Handler struct {
+	Fetcher *Fetcher // required
+
+	ListTTL    time.Duration // for which a version list is fresh; 0 is 1 minute
+	LatestTTL  time.Duration // the same of @latest, of branches and of the database's tree head; 0 is 1 minute
+	InfoTTL    time.Duration // the same of an exact version's .info file; 0 is a day
+	AbsenceTTL time.Duration // the same of a statement that something does not exist; 0 is 30 seconds
+	MaxStale   time.Duration // for which an answer that is no longer fresh is served while mirrors fail; 0 is a day
+
+	Allow string // patterns, in the form of GOPRIVATE, of paths that are served; "" is all
+	Deny  string // patterns of paths that are not served, which beats Allow
+
+	CacheOnly     bool // ask no mirror: what is not in the cache is answered with 503
+	ServePrivate  bool // serve clients what settings make private, and what mirrors give only for the Fetcher's credentials
+	ServeDirect   bool // fetch from repositories for clients, where the Fetcher's settings say direct
+	VerboseErrors bool // tell clients which mirror failed, and why
+
+	Served func(context.Context, ServedInfo) // is called, if it is not nil, when a request has been answered
+
+	setup           sync.Once
+	online, offline *Fetcher
+	answers         answers
+	tags            zipTags
+}
+
+// ServedInfo describes one answer of a Handler.
+type ServedInfo struct {
+	Method   string
+	Path     string         // of the URL
+	File     string         // "list", "latest", "info", "mod", "zip", or of the database "supported", "head", "lookup", "tile"; "" for a malformed path
+	Module   module.Version // zero for files of the database but a lookup; Version is empty for a list, or that of a query
+	Status   int            // HTTP status code
+	Bytes    int64          // of the body
+	Duration time.Duration
+	Hit      bool   // no mirror was asked for it
+	Stale    string // "" for a fresh answer; "revalidating" while a new one is fetched, "error" because none could be
+	Err      error  // why it was not served, or why nothing newer was
+}
+
+func (h *Handler) init() {
+	h.ListTTL = cmp.Or(h.ListTTL, time.Minute)
+	h.LatestTTL = cmp.Or(h.LatestTTL, time.Minute)
+	h.InfoTTL = cmp.Or(h.InfoTTL, 24*time.Hour)
+	h.MaxStale = cmp.Or(h.MaxStale, 24*time.Hour)
+	h.online, h.offline = h.Fetcher.forClients(h.ServeDirect, false), h.Fetcher.forClients(false, true)
+	h.answers.absence = cmp.Or(h.AbsenceTTL, 30*time.Second)
+	h.answers.near.MaxBytes = nearAnswers
+	if h.answers.far = h.Fetcher.cache; h.answers.far == nil && h.Fetcher.mod != nil {
+		h.answers.far = DirCache(filepath.Join(h.Fetcher.mod.dir, "cache"))
+	}
+}
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.setup.Do(h.init)
+	q := &request{h: h, f: h.online, w: w, r: r, info: ServedInfo{Method: r.Method, Path: r.URL.Path}}
+	if h.Served != nil {
+		q.counted = &counter{ResponseWriter: w, status: http.StatusOK}
+		q.w = q.counted
+	}
+	start := time.Now()
+	var asked atomic.Bool
+	ctx := context.WithValue(r.Context(), askedKey{}, &asked)
+	if !h.ServePrivate {
+		ctx = context.WithValue(ctx, anonymousKey{}, true)
+	}
+	q.disabled, _ = strconv.ParseBool(r.Header.Get("Disable-Module-Fetch"))
+	if h.CacheOnly || q.disabled {
+		q.f = h.offline
+	}
+	if err := q.serve(ctx); err != nil {
+		q.fail(err)
+	}
+	if h.Served != nil {
+		q.info.Status, q.info.Bytes = q.counted.status, q.counted.bytes
+		q.info.Duration, q.info.Hit = time.Since(start), !asked.Load()
+		h.Served(r.Context(), q.info)
+	}
+}
+
+// A request is one that is being answered.
+type request struct {
+	h        *Handler
+	f        *Fetcher // of the Handler: the one that may ask mirrors, or the one that may not
+	w        http.ResponseWriter
+	r        *http.Request
+	counted  *counter // w, if somebody wants to know
+	disabled bool     // the client wants nothing to be fetched
+	info     ServedInfo
+}
+
+// errUnknown is the answer to what no mirror needs to be asked for.
+var errUnknown = fmt.Errorf("no path of the GOPROXY protocol: %w", fs.ErrNotExist)
+
+// serve finds out what is asked for.
+func (q *request) serve(ctx context.Context) error {
+	if q.r.Method != http.MethodGet && q.r.Method != http.MethodHead {
+		return errMethod
+	}
+	name, ok := strings.CutPrefix(q.r.URL.Path, "/")
+	if !ok || len(name) > maxRequest {
+		return errUnknown
+	}
+	if file, ok := strings.CutPrefix(name, "sumdb/"); ok {
+		return q.serveSumDB(ctx, file)
+	}
+	escaped, file, ok := strings.Cut(name, "/@")
+	path, err := module.UnescapePath(escaped)
+	if err != nil || !ok {
+		return errUnknown
+	}
+	q.info.Module.Path = path
+	switch file {
+	case "latest":
+		q.info.File = file
+		return q.serveAnswer(ctx, q.latest(path, name))
+	case "v/list":
+		q.info.File = "list"
+		return q.serveAnswer(ctx, q.list(path, name))
+	}
+	file, ok = strings.CutPrefix(file, "v/")
+	dot := strings.LastIndexByte(file, '.')
+	if !ok || dot < 0 {
+		return errUnknown
+	}
+	version, err := module.UnescapeVersion(file[:dot])
+	if err != nil {
+		return errUnknown
+	}
+	q.info.Module.Version = version
+	exact := canonical(path, version)
+	switch suffix := file[dot+1:]; {
+	case suffix == "info" && exact:
+		q.info.File = suffix
+		return q.serveAnswer(ctx, q.exact(q.info.Module, name))
+	case suffix == "info" && !semver.IsValid(version): // a version in another form than the canonical one is nobody's
+		if asks, err := parseQuery(path, version); err != nil || asks.fits != nil {
+			return errUnknown
+		}
+		q.info.File = suffix
+		return q.serveAnswer(ctx, q.revision(path, version, name))
+	case suffix == "mod" && exact:
+		q.info.File = suffix
+		return q.serveGoMod(ctx, q.info.Module)
+	case suffix == "zip" && exact:
+		q.info.File = suffix
+		return q.serveZip(ctx, q.info.Module)
+	}
+	return errUnknown
+}
+
+const maxRequest = 4 << 10 // bytes of a path
+
+// allow refuses a path that this Handler does not serve, before anybody is asked about it.
+func (q *request) allow(ctx context.Context, path string) error {
+	h := q.h
+	if err := h.permit(path); err != nil {
+		return err
+	}
+	tiers := q.h.online.routes.to(path)
+	if len(tiers) == 0 {
+		return failf(ErrForbidden, "%s could only be had from its repository, and this server does not fetch from repositories for clients", path)
+	}
+	for _, t := range tiers {
+		for _, m := range t.mirrors {
+			if own, ok := m.(*httpMirror); ok && !h.ServePrivate && own.credentialed(ctx) {
+				return failf(ErrForbidden, "%s gives %s for credentials of this server, which does not share them", m, path)
+			}
+		}
+	}
+	return nil
+}
+
+// permit refuses a path by the settings alone.
+func (h *Handler) permit(path string) error {
+	f := h.Fetcher
+	switch {
+	case module.MatchPrefixPatterns(h.Deny, path), h.Allow != "" && !module.MatchPrefixPatterns(h.Allow, path):
+		return failf(ErrForbidden, "this server does not serve %s", path)
+	case h.ServePrivate:
+	case f.routes.rule(path) != nil, matching(f.routes.noProxy, path) != "", matching(f.exempt, path) != "":
+		return failf(ErrForbidden, "%s is private by the settings of this server, which does not serve what is private", path)
+	}
+	return nil
+}
+
+// list is the question for the versions of a module: what is tagged, or else the newest pseudo-version.
+func (q *request) list(path, name string) question {
+	f := q.f
+	return question{name: name, fresh: q.h.ListTTL, stale: q.h.MaxStale,
+		check: func(ctx context.Context, data []byte) error {
+			_, err := parseList(ctx, data, path)
+			return err
+		},
+		ask: func(ctx context.Context, e *earlier) ([]byte, error) {
+			l, err := f.lists(ctx, path, e)
+			if err != nil {
+				return nil, err
+			}
+			all, err := l.union(ctx)
+			if err != nil {
+				return nil, err
+			}
+			l.lag(ctx, f.trace, all, "")
+			if len(all.versions) == 0 && all.pseudo != "" {
+				all.versions = []string{all.pseudo}
+			}
+			var text bytes.Buffer
+			for _, v := range all.versions {
+				text.WriteString(v + "\n")
+			}
+			return text.Bytes(), nil
+		}}
+}
+
+// latest is the question for the newest version: which a mirror names, or else which its list leads to.
+func (q *request) latest(path, name string) question {
+	f := q.f
+	return q.query(path, "", name, func(ctx context.Context, e *earlier) (Info, error) {
+		info, err := f.ask(ctx, path, name, "", e)
+		if err == nil {
+			_, err = f.goModOfNamed(ctx, module.Version{Path: path, Version: info.Version})
+		}
+		if !absent(err) {
+			return info, err
+		}
+		chosen, otherErr := f.Info(ctx, path, "latest")
+		var none *NoMatchError
+		if absent(otherErr) || errors.As(otherErr, &none) {
+			return Info{}, err
+		}
+		*e = earlier{}
+		return chosen, otherErr
+	})
+}
+
+// revision is the question for the version that a branch, tag or commit is.
+func (q *request) revision(path, rev, name string) question {
+	f := q.f
+	return q.query(path, rev, name, func(ctx context.Context, e *earlier) (Info, error) { return f.revision(ctx, path, rev, e) })
+}
+
+func (q *request) query(path, rev, name string, ask func(context.Context, *earlier) (Info, error)) question {
+	return question{name: name, fresh: q.h.LatestTTL, stale: q.h.MaxStale,
+		check: func(_ context.Context, data []byte) error {
+			_, err := parseAnswer(data, path, rev)
+			return err
+		},
+		ask: func(ctx context.Context, e *earlier) ([]byte, error) {
+			info, err := ask(ctx, e)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(info)
+		}}
+}
+
+// exact is the question for the .info file of an exact version. The Fetcher keeps the file, so that the first answer after a
+// start is that one; of all that it says only the version is certain, and so it is asked for again some time.
+func (q *request) exact(m module.Version, name string) question {
+	f := q.f
+	return question{name: name, fresh: q.h.InfoTTL,
+		ask: func(ctx context.Context, e *earlier) ([]byte, error) {
+			get := f.info
+			if e.data != nil {
+				get = f.fetchInfo
+			}
+			file, err := get(ctx, m)
+			return file.data, err
+		}}
+}
+
+// serveAnswer serves what no hash covers.
+func (q *request) serveAnswer(ctx context.Context, asks question) error {
+	if err := q.allow(ctx, q.info.Module.Path); err != nil {
+		return err
+	}
+	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
+	if err != nil {
+		return err
+	}
+	kind := "application/json"
+	if q.info.File == "list" {
+		kind = plainText
+	}
+	q.sendAnswer(a, asks, kind)
+	return nil
+}
+
+// sendAnswer sends an answer and says how old it is.
+func (q *request) sendAnswer(a *answer, asks question, kind string) {
+	q.info.Stale, q.info.Err = a.stale, a.err
+	left := asks.fresh - a.age()
+	header := q.w.Header()
+	header.Set("Age", strconv.Itoa(int(a.age().Seconds())))
+	if left < 0 {
+		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit; ttl=%d; detail=%q", int(left.Seconds())-1, cmp.Or(a.stale, staleRevalidating)))
+	}
+	q.send(bytes.NewReader(a.body), kind, tagOf(a.body), asks.fresh, a.Time)
+}
+
+// tagOf returns an ETag for a small file.
+func tagOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others.
+func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
+	var file modFile
+	err := q.unlessAbsent(ctx, m, "mod", func() (err error) {
+		file, err = q.f.goMod(ctx, m)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	q.send(bytes.NewReader(file.data), plainText, file.sum, forEver, time.Time{})
+	return nil
+}
+
+// serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
+// it.
+func (q *request) serveZip(ctx context.Context, m module.Version) error {
+	var z *Zip
+	err := q.unlessAbsent(ctx, m, "zip", func() (err error) {
+		z, err = q.f.Zip(ctx, m)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	info, err := z.file.Stat()
+	if err != nil {
+		return diskError(m, err)
+	}
+	tag, err := q.h.tags.of(ctx, m, z, info)
+	if err != nil {
+		return diskError(m, err)
+	}
+	if z.shared {
+		q.send(io.NewSectionReader(z, 0, z.Size), "application/zip", tag, forEver, time.Time{})
+	} else {
+		q.send(z.file, "application/zip", tag, forEver, info.ModTime())
+	}
+	return nil
+}
+
+// unlessAbsent gets a file of m, unless the mirrors have said a moment ago that it does not exist.
+func (q *request) unlessAbsent(ctx context.Context, m module.Version, suffix string, get func() error) error {
+	if err := q.allow(ctx, m.Path); err != nil {
+		return err
+	}
+	asks := question{name: proxyPath(m, suffix)}
+	if q.h.answers.knownAbsent(ctx, asks) {
+		return errKnownAbsent
+	}
+	err := get()
+	if absent(err) {
+		q.h.answers.put(ctx, asks, &answer{Time: time.Now(), Absent: true}, false)
+	}
+	return err
+}
+
+const (
+	forEver   = 365 * 24 * time.Hour
+	plainText = "text/plain; charset=utf-8"
+)
+
+// send sends a file, or what the client wants of it.
+func (q *request) send(content io.ReadSeeker, kind, tag string, fresh time.Duration, modified time.Time) {
+	header := q.w.Header()
+	header.Set("Content-Type", kind)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("ETag", `"`+tag+`"`)
+	limits := "max-age=" + strconv.Itoa(int(fresh.Seconds()))
+	if fresh == forEver {
+		limits += ", immutable"
+	}
+	header.Set("Cache-Control", limits)
+	http.ServeContent(q.w, q.r, "", modified, content)
+}
+
+var errMethod = errors.New("only GET and HEAD are served")
+
+// statusGone is told of an answer that nobody waits for any more; no client sees it.
+const statusGone = 499
+
+// fail answers with an error: one line of which kind it is, and of which mirror by its place in the list, or all of it.
+func (q *request) fail(err error) {
+	q.info.Err = err
+	var offline *OfflineError
+	status, kind := http.StatusBadGateway, string(KindOf(err))
+	switch KindOf(err) {
+	case NotFound:
+		status = http.StatusNotFound
+	case Forbidden:
+		status = http.StatusForbidden
+	case Transient:
+		if timedOut(err) {
+			status, kind = http.StatusGatewayTimeout, "timeout"
+		}
+	case Canceled:
+		status = statusGone
+		if q.r.Context().Err() == nil || errors.Is(err, context.DeadlineExceeded) {
+			status, kind = http.StatusGatewayTimeout, "timeout"
+		}
+	}
+	header := q.w.Header()
+	switch {
+	case err == errMethod:
+		status, kind = http.StatusMethodNotAllowed, err.Error()
+		header.Set("Allow", "GET, HEAD")
+	case errors.As(err, &offline) && q.disabled:
+		status, kind = http.StatusNotFound, "not in the cache, and Disable-Module-Fetch was asked for"
+	case errors.As(err, &offline):
+		status, kind = http.StatusServiceUnavailable, "not in the cache, and no mirror is asked"
+	}
+	text := kind + q.blamed(err)
+	if q.h.VerboseErrors {
+		text = err.Error()
+	}
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Type", plainText)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Length", strconv.Itoa(len(text)+1))
+	q.w.WriteHeader(status)
+	if q.r.Method != http.MethodHead {
+		io.WriteString(q.w, text+"\n")
+	}
+}
+
+// blamed tells what each mirror did, by its place among those that may be asked.
+func (q *request) blamed(err error) string {
+	var failed *FetchError
+	if !errors.As(err, &failed) {
+		return ""
+	}
+	places, n := make(map[string]int), 0
+	for _, t := range q.h.online.routes.to(q.info.Module.Path) {
+		for _, m := range t.mirrors {
+			if n++; places[m.String()] == 0 {
+				places[m.String()] = n
+			}
+		}
+	}
+	var text strings.Builder
+	for i, a := range failed.Attempts {
+		if i == maxBlamed {
+			text.WriteString("; ...")
+			break
+		}
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		fmt.Fprintf(&text, "%smirror %d: %s", sep, places[a.Mirror], a.Kind)
+	}
+	return text.String()
+}
+
+const maxBlamed = 16 // mirrors
+
+// A counter counts what is answered.
+type counter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (c *counter) WriteHeader(status int) {
+	if status >= 200 {
+		c.status = status
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom lets the kernel send a file.
+func (c *counter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(c.ResponseWriter, r)
+	c.bytes += n
+	return n, err
+}
+
+func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// zipTags are the hashes of the files of zips, which are read for them once.
+type zipTags struct {
+	flights flight.Group[string, string]
+	known   sync.Map // module.Version to zipTag, of the zips in the module cache
+}
+
+type zipTag struct {
+	info fs.FileInfo
+	tag  string
+}
+
+func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip, info fs.FileInfo) (string, error) {
+	if last, ok := t.known.Load(m); ok && !z.shared && sameFile(last.(zipTag).info, info) {
+		return last.(zipTag).tag, nil
+	}
+	return t.flights.Do(ctx, z.file.Name(), func(ctx context.Context) (string, error) {
+		hash := sha256.New()
+		if _, err := io.Copy(hash, reading{ctx, io.NopCloser(io.NewSectionReader(z, 0, z.Size))}); err != nil {
+			return "", err
+		}
+		tag := hex.EncodeToString(hash.Sum(nil))
+		if !z.shared {
+			t.known.Store(m, zipTag{info, tag})
+		}
+		return tag, nil
+	})
+}
+
+// forClients returns the Fetcher for those who are not its owner: without `direct` unless that is wanted, and without anybody
+// to ask if it is offline. Cache, mirrors and what was learned of them are the same.
+func (f *Fetcher) forClients(direct, offline bool) *Fetcher {
+	v := f.view()
+	if !direct {
+		v.routes = v.routes.withoutDirect()
+	}
+	if offline {
+		v.engine = &engine{offline: true, trace: f.trace}
+		if f.db != nil {
+			v.db = f.db.offline(v.engine)
+		}
+	}
+	return &Fetcher{v, f.goSum}
+}
+
+// askedKey is the context key of an *atomic.Bool that tells whether a mirror was asked for somebody.
+type askedKey struct{}
+
+func noteAsked(ctx context.Context) {
+	if asked, ok := ctx.Value(askedKey{}).(*atomic.Bool); ok {
+		asked.Store(true)
+	}
+}

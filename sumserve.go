@@ -1,0 +1,279 @@
+package modfetch
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
+)
+
+// serveSumDB serves a file of the Fetcher's checksum database, and of no other. Whatever goes out has been proven under a head
+// that the database has signed: what is kept on disk is not believed for being there.
+func (q *request) serveSumDB(ctx context.Context, file string) error {
+	db := q.f.db
+	if db == nil {
+		return errUnknown
+	}
+	name, ok := strings.CutPrefix(file, db.name+"/")
+	if !ok {
+		return errUnknown
+	}
+	if err := q.h.Fetcher.db.stopped(); err != nil {
+		return err
+	}
+	if name == "supported" {
+		q.info.File = name
+		q.send(bytes.NewReader(nil), plainText, "supported", q.h.InfoTTL, time.Time{})
+		return nil
+	}
+	if name == "latest" {
+		q.info.File = "head"
+		return q.serveHead(ctx)
+	}
+	if escaped, ok := strings.CutPrefix(name, "lookup/"); ok {
+		path, version, _ := strings.Cut(escaped, "@")
+		m := module.Version{}
+		var err error
+		if m.Path, err = module.UnescapePath(path); err != nil {
+			return errUnknown
+		}
+		if m.Version, err = module.UnescapeVersion(version); err != nil || !canonical(m.Path, m.Version) {
+			return errUnknown
+		}
+		q.info.File, q.info.Module = "lookup", m
+		return q.serveLookup(ctx, m)
+	}
+	tile, err := tlog.ParseTilePath(name)
+	if err != nil || tile.H != tileHeight || tile.L < 0 || tile.L > maxTileLevel || tile.N > maxTile {
+		return errUnknown
+	}
+	q.info.File = "tile"
+	data, err := q.proven(ctx, db.prefix()+name, func() ([]byte, error) { return db.provenTile(ctx, tile) })
+	if err != nil {
+		return err
+	}
+	q.send(bytes.NewReader(data), "application/octet-stream", tagOf(data), forEver, time.Time{})
+	return nil
+}
+
+const (
+	tileHeight   = 8       // as sumdb.Client has it
+	maxTileLevel = 5       // a tree of 2^48 records has no higher ones
+	maxTile      = 1 << 40 // of a level
+)
+
+// serveHead serves a signed head, never an older one than before.
+func (q *request) serveHead(ctx context.Context) error {
+	db := q.f.db
+	asks := question{name: db.prefix() + "latest", fresh: q.h.LatestTTL, stale: q.h.MaxStale,
+		check: func(_ context.Context, data []byte) error {
+			_, err := db.openHead(data, nil)
+			return err
+		},
+		ask: func(ctx context.Context, e *earlier) ([]byte, error) { return db.newestHead(ctx, e.data) },
+	}
+	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
+	if kept, keptErr := db.keptHead(ctx); err != nil && keptErr == nil && kept.note != nil {
+		a, err = &answer{body: kept.note, stale: staleError, err: err}, nil
+	}
+	if err != nil {
+		return err
+	}
+	q.sendAnswer(a, asks, plainText)
+	return nil
+}
+
+// serveLookup serves the record of a module version.
+func (q *request) serveLookup(ctx context.Context, m module.Version) error {
+	if err := q.h.permit(m.Path); err != nil {
+		return err
+	}
+	if setting := q.f.exemption(m.Path); setting != "" {
+		return failf(ErrForbidden, "%s is not looked up in the checksum database: %s", m.Path, setting)
+	}
+	db := q.f.db
+	data, err := q.proven(ctx, db.prefix()+"lookup/"+proxyPath(m, ""), func() ([]byte, error) {
+		r, err := db.proveRecord(ctx, m)
+		return r.signed, err
+	})
+	if err != nil {
+		return err
+	}
+	q.send(bytes.NewReader(data), plainText, tagOf(data), q.h.InfoTTL, time.Time{})
+	return nil
+}
+
+// proven returns a file of the database from memory, or as get has proven it.
+func (q *request) proven(ctx context.Context, name string, get func() ([]byte, error)) ([]byte, error) {
+	if a := load(ctx, &q.h.answers.near, name); a != nil {
+		return a.body, nil
+	}
+	data, err := get()
+	if err != nil {
+		return nil, err
+	}
+	q.h.answers.put(ctx, question{name: name}, &answer{Time: time.Now(), body: data}, false)
+	return data, nil
+}
+
+// newestHead asks for the database's head, proves that it lies on one line with those that were served or kept before, and
+// returns the largest of them.
+func (db *sumDB) newestHead(ctx context.Context, before []byte) ([]byte, error) {
+	newest, err := db.askAnyHead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := db.keptHead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	served, _ := db.openHead(before, nil)
+	db.mu.Lock()
+	last := db.served
+	db.mu.Unlock()
+	for _, h := range []sumHead{kept, served, last} {
+		report, err := db.compare(ctx, h, newest, db.basesFor(newest))
+		if report != "" {
+			return nil, db.stop(ctx, report)
+		}
+		if err != nil {
+			return nil, unavailable("a tree head of "+db.name+" cannot be compared with the one that was served before", err)
+		}
+		if h.tree.N > newest.tree.N {
+			newest = h
+		}
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if newest.tree.N > db.served.tree.N {
+		db.served = newest
+	}
+	return db.served.note, nil
+}
+
+// askAnyHead asks for a head wherever the database may be read first.
+func (db *sumDB) askAnyHead(ctx context.Context) (h sumHead, err error) {
+	_, err = db.read(ctx, db.places(db.routes.tiers), "latest", maxHead, func(data []byte, from *sumBase) (err error) {
+		if h, err = db.openHead(data, from); err != nil {
+			return failf(ErrCorrupt, "sent a tree head that is not signed by %s: %v", db.name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return sumHead{}, unavailable("no tree head of the checksum database "+db.name, err)
+	}
+	db.saw(ctx, h)
+	return h, nil
+}
+
+// provenTile returns a tile that is part of the tree under a signed head. A wider tile begins with a narrower one.
+func (db *sumDB) provenTile(ctx context.Context, tile tlog.Tile) ([]byte, error) {
+	head, err := db.headOver(ctx, (tile.N<<tileHeight+int64(tile.W))<<(tileHeight*tile.L))
+	if err != nil {
+		return nil, err
+	}
+	indexes := make([]int64, tile.W)
+	for i := range indexes {
+		indexes[i] = tlog.StoredHashIndex(tileHeight*tile.L, tile.N<<tileHeight+int64(i))
+	}
+	// What cannot be proven may be the fault of a local file, or of one mirror.
+	sources := []*tileSource{{db: db, ctx: ctx}}
+	for _, base := range db.all() {
+		sources = append(sources, &tileSource{db: db, ctx: ctx, base: base, bare: true})
+	}
+	var first error
+	for _, source := range sources {
+		hashes, err := tlog.TileHashReader(head.tree, source).ReadHashes(indexes)
+		if err == nil {
+			var data []byte
+			for _, h := range hashes {
+				data = append(data, h[:]...)
+			}
+			return data, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case source.failed != nil:
+			err = source.failed
+		default:
+			err = failf(ErrCorrupt, "not proven: %v", err)
+		}
+		if first == nil || rank(err) > rank(first) {
+			first = err
+		}
+	}
+	return nil, unavailable("a tile of the checksum database "+db.name, first)
+}
+
+// headOver returns a head of a tree with at least n records.
+func (db *sumDB) headOver(ctx context.Context, n int64) (sumHead, error) {
+	kept, err := db.keptHead(ctx)
+	if err != nil || kept.tree.N >= n {
+		return kept, err
+	}
+	db.mu.Lock()
+	served := db.served
+	db.mu.Unlock()
+	if served.tree.N >= n {
+		return served, nil
+	}
+	signed, err := db.newestHead(ctx, nil)
+	if err != nil {
+		return sumHead{}, err
+	}
+	newest, err := db.openHead(signed, nil)
+	if err == nil && newest.tree.N < n {
+		err = failf(ErrTransient, "the largest head of the checksum database %s that is known is of %d records, fewer than the tile that is asked for belongs to", db.name, newest.tree.N)
+	}
+	return newest, err
+}
+
+// A tileSource reads the tiles of one proof: local ones unless it is bare, and others from its base, or from the first that has
+// them. Those of a proof that holds are kept.
+type tileSource struct {
+	db     *sumDB
+	ctx    context.Context
+	base   *sumBase
+	bare   bool
+	failed error // a tile could not be got
+}
+
+func (s *tileSource) Height() int { return tileHeight }
+
+func (s *tileSource) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(tiles))
+	var g errgroup.Group
+	for i, tile := range tiles {
+		g.Go(func() error {
+			if local, err := s.db.store.read(s.ctx, tile.Path()); err == nil && !s.bare && len(local) == tile.W*tlog.HashSize {
+				data[i] = local
+				return nil
+			}
+			file, err := s.db.readTile(s.ctx, tile, s.base)
+			data[i] = file.data
+			return err
+		})
+	}
+	s.failed = g.Wait()
+	return data, s.failed
+}
+
+// SaveTiles keeps proven tiles that are not there yet.
+func (s *tileSource) SaveTiles(tiles []tlog.Tile, data [][]byte) {
+	for i, tile := range tiles {
+		if local, err := s.db.store.read(s.ctx, tile.Path()); err != nil || !bytes.Equal(local, data[i]) {
+			s.db.store.write(s.ctx, tile.Path(), data[i])
+		}
+	}
+}
+
+// offline returns the database as it is known here, which asks nobody.
+func (db *sumDB) offline(e *engine) *sumDB {
+	return &sumDB{name: db.name, key: db.key, public: db.public, verifier: db.verifier, explicit: db.explicit, host: db.host,
+		routes: db.routes, engine: e, store: db.store}
+}
