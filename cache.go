@@ -98,27 +98,16 @@ func (d DirCache) file(op, name string) (string, error) {
 type MemCache struct {
 	MaxBytes int64 // content beyond it pushes out what was used longest ago; 0 is no limit
 
-	mu    sync.Mutex // guards the following
-	files map[string]*list.Element
-	used  list.List // of *memFile, used last in front
-	bytes int64
-}
-
-type memFile struct {
-	name string
-	data []byte
+	files lru[[]byte]
 }
 
 // Open returns the content put last under name.
 func (c *MemCache) Open(_ context.Context, name string) (io.ReadSeekCloser, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.files[name]
-	if e == nil {
+	data, ok := c.files.get(name)
+	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	c.used.MoveToFront(e)
-	return memReader{bytes.NewReader(e.Value.(*memFile).data)}, nil
+	return memReader{bytes.NewReader(data)}, nil
 }
 
 // Put keeps a copy of content, unless it is larger than MaxBytes.
@@ -133,42 +122,71 @@ func (c *MemCache) Put(_ context.Context, name string, content io.ReadSeeker) er
 	if _, err := content.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	fits := c.MaxBytes <= 0 || size <= c.MaxBytes
 	var data []byte
-	if fits {
+	if c.MaxBytes <= 0 || size <= c.MaxBytes {
 		if data, err = io.ReadAll(content); err != nil {
 			return err
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.files[name]; e != nil {
-		c.drop(e)
-	}
-	if !fits {
-		return nil
-	}
-	if c.files == nil {
-		c.files = make(map[string]*list.Element)
-	}
-	c.files[name] = c.used.PushFront(&memFile{name, data})
-	c.bytes += int64(len(data))
-	for c.MaxBytes > 0 && c.bytes > c.MaxBytes {
-		c.drop(c.used.Back())
-	}
+	c.files.put(name, data, size, c.MaxBytes)
 	return nil
-}
-
-// drop removes an element; c.mu is held.
-func (c *MemCache) drop(e *list.Element) {
-	f := c.used.Remove(e).(*memFile)
-	delete(c.files, f.name)
-	c.bytes -= int64(len(f.data))
 }
 
 type memReader struct{ *bytes.Reader }
 
 func (memReader) Close() error { return nil }
+
+// An lru keeps values by name, up to a number of bytes: then what was used longest ago goes. The zero value is empty.
+type lru[V any] struct {
+	mu     sync.Mutex // guards the following
+	values map[string]*list.Element
+	used   list.List // of *lruValue[V], used last in front
+	bytes  int64
+}
+
+type lruValue[V any] struct {
+	name  string
+	value V
+	size  int64
+}
+
+func (l *lru[V]) get(name string) (value V, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.values[name]
+	if e == nil {
+		return value, false
+	}
+	l.used.MoveToFront(e)
+	return e.Value.(*lruValue[V]).value, true
+}
+
+// put replaces a value by one of size bytes. One that is larger than max by itself is not kept; a max of 0 is no limit.
+func (l *lru[V]) put(name string, value V, size, max int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.values[name]; e != nil {
+		l.drop(e)
+	}
+	if max > 0 && size > max {
+		return
+	}
+	if l.values == nil {
+		l.values = make(map[string]*list.Element)
+	}
+	l.values[name] = l.used.PushFront(&lruValue[V]{name, value, size})
+	l.bytes += size
+	for max > 0 && l.bytes > max {
+		l.drop(l.used.Back())
+	}
+}
+
+// drop removes an element; l.mu is held.
+func (l *lru[V]) drop(e *list.Element) {
+	v := l.used.Remove(e).(*lruValue[V])
+	delete(l.values, v.name)
+	l.bytes -= v.size
+}
 
 // Tiered returns a Cache that looks in near, then in far, and keeps in near what it found in far: as far has it, so near is
 // to be trusted no more than far. What is put goes to both.

@@ -2,6 +2,7 @@ package modfetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,16 @@ type answer struct {
 	ETag   string `json:",omitempty"` // by which that mirror can be asked whether it would say the same now
 
 	body  []byte
+	tag   string // ETag of the body, ours
 	stale string // why it is served though it is not fresh; see ServedInfo
 	err   error  // why there is no other
+}
+
+// staled returns the answer as one that is served though it is not fresh.
+func (a *answer) staled(why string, err error) *answer {
+	b := *a
+	b.stale, b.err = why, err
+	return &b
 }
 
 func (a *answer) age() time.Duration { return time.Since(a.Time) }
@@ -44,8 +53,8 @@ type question struct {
 // answers keeps them.
 type answers struct {
 	absence time.Duration // for which an absence is believed
-	near    MemCache
-	far     Cache // nil for none
+	near    lru[*answer]  // which are not changed any more
+	far     Cache         // nil for none
 
 	flights flight.Group[string, *answer]
 
@@ -59,7 +68,8 @@ type failedQuestion struct {
 }
 
 const (
-	nearAnswers    = 16 << 20         // bytes
+	nearAnswers    = 16 << 20         // bytes in memory
+	answerSize     = 512              // bytes that an answer has besides its body, about
 	freshTimes     = 10               // an answer this many times as old as a fresh one is served at once; an older one waits for another
 	freshPatience  = 3 * time.Second  // for another answer, where one that is not fresh can be served
 	failedPause    = 10 * time.Second // after a failure, while nobody is asked for another answer
@@ -88,8 +98,7 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 	case a != nil && a.age() < q.fresh:
 		return a, nil
 	case a != nil && offline:
-		a.stale = staleError
-		return a, nil
+		return a.staled(staleError, nil), nil
 	}
 	if offline {
 		return nil, &OfflineError{q.name}
@@ -97,10 +106,8 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 	if a == nil || q.stale > 0 && a.age() > q.stale {
 		return s.refresh(ctx, q, a)
 	}
-	failed := s.failure(q.name)
-	if failed != nil {
-		a.stale, a.err = staleError, failed
-		return a, nil
+	if failed := s.failure(q.name); failed != nil {
+		return a.staled(staleError, failed), nil
 	}
 	type result struct {
 		a   *answer
@@ -113,21 +120,17 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 		a, err := s.refresh(ctx, q, a)
 		got <- result{a, err}
 	}()
-	var late <-chan time.Time
-	if a.stale = staleRevalidating; a.age() > freshTimes*q.fresh {
-		late = time.After(freshPatience)
-	} else {
-		return a, nil
+	if a.age() < freshTimes*q.fresh {
+		return a.staled(staleRevalidating, nil), nil
 	}
 	select {
 	case r := <-got:
 		if r.err != nil && !absent(r.err) {
-			a.stale, a.err = staleError, r.err
-			return a, nil
+			return a.staled(staleError, r.err), nil
 		}
 		return r.a, r.err
-	case <-late:
-		return a, nil
+	case <-time.After(freshPatience):
+		return a.staled(staleRevalidating, nil), nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -150,19 +153,16 @@ func (s *answers) refresh(ctx context.Context, q question, before *answer) (*ans
 		a := &answer{Time: time.Now(), Absent: absent(err), Mirror: e.mirror, ETag: e.etag, body: body}
 		s.note(q.name, err)
 		if err == nil || a.Absent {
-			s.put(ctx, q, a, q.check != nil && (before != nil || !a.Absent))
+			s.put(q.name, a)
+			if q.check != nil && (before != nil || !a.Absent) {
+				s.keep(ctx, q.name, a)
+			}
 		}
 		if err != nil {
 			return nil, err
 		}
 		return a, nil
 	})
-}
-
-// knownAbsent reports whether the answer was a moment ago that there is nothing.
-func (s *answers) knownAbsent(ctx context.Context, q question) bool {
-	a := s.look(ctx, q)
-	return a != nil && a.Absent && a.age() < s.absence
 }
 
 // failure returns why the question could not be answered a moment ago.
@@ -191,7 +191,7 @@ func (s *answers) note(name string, err error) {
 
 // look returns the answer that there is, or nil. Another process may have put a newer one into the Cache.
 func (s *answers) look(ctx context.Context, q question) *answer {
-	near := load(ctx, &s.near, q.name)
+	near, _ := s.near.get(q.name)
 	if near != nil && near.age() < q.fresh || q.check == nil || s.far == nil {
 		return near
 	}
@@ -199,7 +199,7 @@ func (s *answers) look(ctx context.Context, q question) *answer {
 	if far == nil || near != nil && !far.Time.After(near.Time) || !far.Absent && q.check(ctx, far.body) != nil {
 		return near
 	}
-	s.put(ctx, q, far, false)
+	s.put(q.name, far)
 	return far
 }
 
@@ -221,15 +221,18 @@ func load(ctx context.Context, c Cache, name string) *answer {
 	return a
 }
 
-// put keeps an answer; if it cannot be kept it is asked for again.
-func (s *answers) put(ctx context.Context, q question, a *answer, far bool) {
-	header, err := json.Marshal(a)
-	if err != nil {
+// put keeps an answer in memory.
+func (s *answers) put(name string, a *answer) {
+	a.tag = cmp.Or(a.tag, tagOf(a.body))
+	s.near.put(name, a, int64(len(a.body)+answerSize), nearAnswers)
+}
+
+// keep keeps an answer in the Cache; if that fails it is asked for again some time.
+func (s *answers) keep(ctx context.Context, name string, a *answer) {
+	if s.far == nil {
 		return
 	}
-	data := bytes.NewReader(append(append(header, '\n'), a.body...))
-	s.near.Put(ctx, q.name, data)
-	if far && s.far != nil {
-		s.far.Put(ctx, farName(q.name), data)
+	if header, err := json.Marshal(a); err == nil {
+		s.far.Put(ctx, farName(name), bytes.NewReader(append(append(header, '\n'), a.body...)))
 	}
 }

@@ -83,7 +83,6 @@ func (h *Handler) init() {
 	h.MaxStale = cmp.Or(h.MaxStale, 24*time.Hour)
 	h.online, h.offline = h.Fetcher.forClients(h.ServeDirect, false), h.Fetcher.forClients(false, true)
 	h.answers.absence = cmp.Or(h.AbsenceTTL, 30*time.Second)
-	h.answers.near.MaxBytes = nearAnswers
 	if h.answers.far = h.Fetcher.cache; h.answers.far == nil && h.Fetcher.mod != nil {
 		h.answers.far = DirCache(filepath.Join(h.Fetcher.mod.dir, "cache"))
 	}
@@ -335,7 +334,7 @@ func (q *request) sendAnswer(a *answer, asks question, kind string) {
 	if left < 0 {
 		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit; ttl=%d; detail=%q", int(left.Seconds())-1, cmp.Or(a.stale, staleRevalidating)))
 	}
-	q.send(bytes.NewReader(a.body), kind, tagOf(a.body), asks.fresh, a.Time)
+	q.send(bytes.NewReader(a.body), kind, a.tag, asks.fresh, a.Time)
 }
 
 // tagOf returns an ETag for a small file.
@@ -344,17 +343,26 @@ func tagOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others.
+// serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others. What was verified may lie in memory,
+// where it is held against who vouches for it each time, as on a disk.
 func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
-	var file modFile
-	err := q.unlessAbsent(ctx, m, "mod", func() (err error) {
-		file, err = q.f.goMod(ctx, m)
-		return err
+	name := proxyPath(m, "mod")
+	a, err := q.unlessAbsent(ctx, m, name, func() (*answer, error) {
+		file, err := q.f.goMod(ctx, m)
+		return &answer{body: file.data, tag: file.sum}, err
 	})
 	if err != nil {
 		return err
 	}
-	q.send(bytes.NewReader(file.data), plainText, file.sum, forEver, time.Time{})
+	if v, err := q.f.voucher(ctx, goModKey(m)); err != nil || v.want != "" && v.want != a.tag {
+		file, err := q.f.goMod(ctx, m)
+		if err != nil {
+			return err
+		}
+		a = &answer{body: file.data, tag: file.sum}
+		q.h.answers.put(name, a)
+	}
+	q.send(bytes.NewReader(a.body), plainText, a.tag, forEver, time.Time{})
 	return nil
 }
 
@@ -362,9 +370,9 @@ func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
 // it.
 func (q *request) serveZip(ctx context.Context, m module.Version) error {
 	var z *Zip
-	err := q.unlessAbsent(ctx, m, "zip", func() (err error) {
+	_, err := q.unlessAbsent(ctx, m, proxyPath(m, "zip"), func() (a *answer, err error) {
 		z, err = q.f.Zip(ctx, m)
-		return err
+		return nil, err
 	})
 	if err != nil {
 		return err
@@ -386,20 +394,26 @@ func (q *request) serveZip(ctx context.Context, m module.Version) error {
 	return nil
 }
 
-// unlessAbsent gets a file of m, unless the mirrors have said a moment ago that it does not exist.
-func (q *request) unlessAbsent(ctx context.Context, m module.Version, suffix string, get func() error) error {
+// unlessAbsent gets a file of m, unless it is in memory, or the mirrors have said a moment ago that it does not exist.
+func (q *request) unlessAbsent(ctx context.Context, m module.Version, name string, get func() (*answer, error)) (*answer, error) {
 	if err := q.allow(ctx, m.Path); err != nil {
-		return err
+		return nil, err
 	}
-	asks := question{name: proxyPath(m, suffix)}
-	if q.h.answers.knownAbsent(ctx, asks) {
-		return errKnownAbsent
+	a, ok := q.h.answers.near.get(name)
+	switch {
+	case ok && !a.Absent:
+		return a, nil
+	case ok && a.age() < q.h.answers.absence:
+		return nil, errKnownAbsent
 	}
-	err := get()
-	if absent(err) {
-		q.h.answers.put(ctx, asks, &answer{Time: time.Now(), Absent: true}, false)
+	a, err := get()
+	switch {
+	case absent(err):
+		q.h.answers.put(name, &answer{Time: time.Now(), Absent: true})
+	case err == nil && a != nil:
+		q.h.answers.put(name, a)
 	}
-	return err
+	return a, err
 }
 
 const (

@@ -76,9 +76,10 @@ func (f *Fetcher) Info(ctx context.Context, path, query string) (Info, error) {
 	return info, err
 }
 
-// canonical reports whether v is an exact version, in its one form, of a module with a valid path.
+// canonical reports whether v is an exact version, in its one form, of a module whose path has been checked.
 func canonical(path, v string) bool {
-	return v != "" && len(v) <= maxVersion && module.CanonicalVersion(v) == v && module.Check(path, v) == nil
+	_, major, _ := module.SplitPathVersion(path)
+	return v != "" && len(v) <= maxVersion && module.CanonicalVersion(v) == v && module.CheckPathMajor(v, major) == nil
 }
 
 const (

@@ -52,11 +52,11 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 		return errUnknown
 	}
 	q.info.File = "tile"
-	data, err := q.proven(ctx, db.prefix()+name, func() ([]byte, error) { return db.provenTile(ctx, tile) })
+	a, err := q.proven(db.prefix()+name, func() ([]byte, error) { return db.provenTile(ctx, tile) })
 	if err != nil {
 		return err
 	}
-	q.send(bytes.NewReader(data), "application/octet-stream", tagOf(data), forEver, time.Time{})
+	q.send(bytes.NewReader(a.body), "application/octet-stream", a.tag, forEver, time.Time{})
 	return nil
 }
 
@@ -78,7 +78,7 @@ func (q *request) serveHead(ctx context.Context) error {
 	}
 	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
 	if kept, keptErr := db.keptHead(ctx); err != nil && keptErr == nil && kept.note != nil {
-		a, err = &answer{body: kept.note, stale: staleError, err: err}, nil
+		a, err = &answer{body: kept.note, tag: tagOf(kept.note), stale: staleError, err: err}, nil
 	}
 	if err != nil {
 		return err
@@ -96,28 +96,29 @@ func (q *request) serveLookup(ctx context.Context, m module.Version) error {
 		return failf(ErrForbidden, "%s is not looked up in the checksum database: %s", m.Path, setting)
 	}
 	db := q.f.db
-	data, err := q.proven(ctx, db.prefix()+"lookup/"+proxyPath(m, ""), func() ([]byte, error) {
+	a, err := q.proven(db.prefix()+"lookup/"+proxyPath(m, ""), func() ([]byte, error) {
 		r, err := db.proveRecord(ctx, m)
 		return r.signed, err
 	})
 	if err != nil {
 		return err
 	}
-	q.send(bytes.NewReader(data), plainText, tagOf(data), q.h.InfoTTL, time.Time{})
+	q.send(bytes.NewReader(a.body), plainText, a.tag, q.h.InfoTTL, time.Time{})
 	return nil
 }
 
 // proven returns a file of the database from memory, or as get has proven it.
-func (q *request) proven(ctx context.Context, name string, get func() ([]byte, error)) ([]byte, error) {
-	if a := load(ctx, &q.h.answers.near, name); a != nil {
-		return a.body, nil
+func (q *request) proven(name string, get func() ([]byte, error)) (*answer, error) {
+	if a, ok := q.h.answers.near.get(name); ok {
+		return a, nil
 	}
 	data, err := get()
 	if err != nil {
 		return nil, err
 	}
-	q.h.answers.put(ctx, question{name: name}, &answer{Time: time.Now(), body: data}, false)
-	return data, nil
+	a := &answer{body: data}
+	q.h.answers.put(name, a)
+	return a, nil
 }
 
 // newestHead asks for the database's head, proves that it lies on one line with those that were served or kept before, and
