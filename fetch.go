@@ -98,7 +98,7 @@ type Module struct {
 	Sum, GoModSum               string // h1: of the zip and of the go.mod file
 	VerifiedBy, GoModVerifiedBy string // "go.sum", or the name of the checksum database or other source
 	Unverified                  string // instead: the setting that exempts the module, such as "GONOSUMDB=corp.example"
-	Mirror                      string // who served the zip, redacted; "" if it was in the cache
+	Mirror                      string // who served the zip, or began to, redacted; "" if it was in the cache
 }
 
 // WithGoSum returns a Fetcher that holds files against another go.sum, over the same mirrors, cache and transfers.

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -428,4 +430,18 @@ func TestZipsWithoutACacheAreSharedSafely(t *testing.T) {
 	if left := files(t, os.Getenv("TMPDIR")); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
+}
+
+// seeded returns a source of random numbers. MODFETCH_SEED repeats those of an earlier run, which has logged its seed.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if s := os.Getenv("MODFETCH_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("MODFETCH_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }

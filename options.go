@@ -37,7 +37,7 @@ func Race() Strategy { return Strategy{equal: true} }
 // within a small multiple of the time that it usually takes, whichever is less.
 //
 // A strategy other than Chain declares mirrors that are joined by `|` equal: the better ones are asked first, and each that
-// nothing is known of for one go.mod file. Only files whose bytes can be proven are asked of several mirrors; others come
+// nothing is known of for one small file. Only files whose bytes can be proven are asked of several mirrors; others come
 // from one mirror after the other, in the order given.
 func Stagger(d time.Duration) Strategy { return Strategy{equal: true, after: d} }
 

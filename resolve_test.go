@@ -7,11 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -212,15 +210,7 @@ func TestUpgradeAndPatchAreTheGoCommands(t *testing.T) {
 
 // TestRandomQueriesAreTheGoCommands does so for lists, retractions and queries made from a seed. MODFETCH_SEED repeats a run.
 func TestRandomQueriesAreTheGoCommands(t *testing.T) {
-	seed := rand.Uint64()
-	if s := os.Getenv("MODFETCH_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("MODFETCH_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := seeded(t)
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	number := func(path string) string { // without the v
 		major := r.IntN(4)

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -585,15 +583,7 @@ func TestAskAllIsATime(t *testing.T) {
 // the absence that it is without the policy, and that answers are made of good ones, none in time left out. MODFETCH_SEED repeats
 // a run.
 func TestAskingAllMeansTheSame(t *testing.T) {
-	seed := rand.Uint64()
-	if s := os.Getenv("MODFETCH_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("MODFETCH_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := seeded(t)
 	unions, failures := 0, 0
 	for range 300 {
 		var text strings.Builder

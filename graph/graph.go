@@ -3,7 +3,7 @@
 //
 // [Find] finds the file that applies in a directory. [Load] reads it, asks a [Source] for the go.mod files that the go
 // command would read, each as soon as another one names it, and selects versions by minimal version selection with
-// graph pruning, replacements and exclusions.
+// graph pruning, replacements and exclusions. [Required] reads what the file lists itself, and asks nobody.
 //
 // The Source is trusted to verify what it returns; this package only parses it. The project's own files, local
 // replacements among them, are read from disk and believed.
