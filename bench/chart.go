@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -21,6 +24,26 @@ const (
 type chart struct {
 	body strings.Builder
 	y    int
+}
+
+// draw draws the results in files.
+func draw(w io.Writer, files []string) error {
+	var results []result
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		var r report
+		if err := json.Unmarshal(data, &r); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		results = append(results, r.Results...)
+	}
+	if len(results) == 0 {
+		return errors.New("draw: no results; want files that -json has written")
+	}
+	return writeChart(w, results)
 }
 
 // writeChart draws the ratios of times: how many times as fast as the go command, then how many times what one good mirror

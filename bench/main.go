@@ -1,11 +1,12 @@
 // Bench measures modfetch beside the go command, and many mirrors beside one good one, on loopback.
 //
 //	go run ./bench [prepare | measure] [flags]
+//	go run ./bench draw results.json... >chart.svg
 //
 // Prepare downloads, once, what the project github.com/gohugoio/hugo@v0.140.0 needs, 162 zips of 189 MB, from the mirrors of
 // the Go environment, and makes what else the chosen cases need out of it. Measure, which is the default, prepares what is
 // not there yet, and then contacts nothing but its own mirrors: it starts them for each process anew, and gives that process
-// an empty home directory and module cache.
+// an empty home directory and module cache. Draw draws results that were written before.
 //
 // In each round the subjects of a case run one after the other, each round in another order. Printed are medians over the
 // rounds, and medians of the ratios within a round:
@@ -78,8 +79,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return runFloor(args)
 	case "fetch":
 		return runFetch(args)
+	case "draw":
+		return draw(stdout, args)
 	default:
-		return fmt.Errorf("%q is neither prepare nor measure", verb)
+		return fmt.Errorf("%q is neither prepare, measure nor draw", verb)
 	}
 
 	b := &bench{progress: stderr}

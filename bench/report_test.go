@@ -1,9 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -143,6 +147,24 @@ func TestChart(t *testing.T) {
 		if !strings.Contains(svg, want) {
 			t.Errorf("no %s in\n%s", want, svg)
 		}
+	}
+	var drawn strings.Builder
+	var files []string
+	for i, r := range []report{{Results: results[:1]}, {Results: results[1:]}} {
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, filepath.Join(t.TempDir(), strconv.Itoa(i)))
+		if err := os.WriteFile(files[i], data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := draw(&drawn, files); err != nil || drawn.String() != svg {
+		t.Errorf("drawn from files: %v\n%s", err, drawn.String())
+	}
+	if err := draw(&drawn, nil); err == nil {
+		t.Error("drew nothing")
 	}
 	out.Reset()
 	if err := writeChart(&out, nil); err != nil || strings.Contains(out.String(), "<text") {
