@@ -157,21 +157,17 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 	}
 	line, _ := f.goSumVoucher(ctx, sumKey)
 	return f.mods.Do(ctx, fileKey{m, line.want, false}, func(ctx context.Context) (modFile, error) {
-		name := proxyPath(m, "mod")
-		if data, inModCache, err := f.stored(ctx, name, maxGoMod); err == nil {
-			file := modFile{data: data, sum: goModSum(data)}
-			if file.v, err = f.voucher(ctx, sumKey); err != nil {
-				return modFile{}, err
-			}
-			err = f.verdict(ctx, file.v, sumKey, file.sum, "the cache")
-			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-			switch {
-			case err == nil && f.mod != nil && !inModCache:
-				return file, diskError(m, f.mod.putGoMod(ctx, m, data))
-			case err == nil:
-				return file, nil
-			case KindOf(err) == Security:
-				return modFile{}, err
+		if file, ok, err := f.storedGoMod(ctx, m); ok || err != nil {
+			return file, err
+		}
+		unlock, err := f.alone(ctx, proxyPath(m, "mod"))
+		if err != nil {
+			return modFile{}, err
+		}
+		defer unlock()
+		if f.locker != nil { // somebody else may have put it there
+			if file, ok, err := f.storedGoMod(ctx, m); ok || err != nil {
+				return file, err
 			}
 		}
 		var file modFile
@@ -180,6 +176,30 @@ func (f *Fetcher) goMod(ctx context.Context, m module.Version) (modFile, error) 
 		}
 		return file, f.storeGoMod(ctx, m, file)
 	})
+}
+
+// storedGoMod returns m's go.mod file from a cache, if there is one that somebody vouches for.
+func (f *Fetcher) storedGoMod(ctx context.Context, m module.Version) (file modFile, ok bool, err error) {
+	name, sumKey := proxyPath(m, "mod"), goModKey(m)
+	data, inModCache, err := f.stored(ctx, name, maxGoMod)
+	if err != nil {
+		return modFile{}, false, nil // what cannot be read is fetched again
+	}
+	file = modFile{data: data, sum: goModSum(data)}
+	if file.v, err = f.voucher(ctx, sumKey); err != nil {
+		return modFile{}, false, err
+	}
+	err = f.verdict(ctx, file.v, sumKey, file.sum, "the cache")
+	f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
+	switch {
+	case err == nil && f.mod != nil && !inModCache:
+		return file, true, diskError(m, f.mod.putGoMod(ctx, m, data))
+	case err == nil:
+		return file, true, nil
+	case KindOf(err) == Security:
+		return modFile{}, false, err
+	}
+	return modFile{}, false, nil
 }
 
 // goModInModCache returns m's go.mod file if the module cache has what go.sum names. There is nothing to share then: reading
@@ -306,6 +326,21 @@ func diskError(m module.Version, err error) error {
 		return err
 	}
 	return &failure{ErrTransient, "keeping " + m.String(), err}
+}
+
+// alone waits until no other process that shares the Cache fetches a file.
+func (f *Fetcher) alone(ctx context.Context, name string) (unlock func() error, err error) {
+	if f.locker == nil {
+		return func() error { return nil }, nil
+	}
+	unlock, err = f.locker.Lock(ctx, name)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, &failure{ErrTransient, "waiting for the lock of " + name, err}
+	}
+	return unlock, nil
 }
 
 // keep puts a verified file into the Cache. A cache that cannot store must not fail the fetch.

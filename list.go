@@ -200,15 +200,17 @@ type infoFile struct {
 // info fetches the .info file of an exact version.
 func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) {
 	file, err := f.infos.Do(ctx, m, func(ctx context.Context) (infoFile, error) {
-		name := proxyPath(m, "info")
-		if data, inModCache, err := f.stored(ctx, name, maxInfo); err == nil {
-			info, err := parseInfo(data, m)
-			f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-			switch {
-			case err == nil && f.mod != nil && !inModCache:
-				return infoFile{info, data}, diskError(m, f.putInfo(m, info))
-			case err == nil:
-				return infoFile{info, data}, nil
+		if file, ok, err := f.storedInfo(ctx, m); ok {
+			return file, err
+		}
+		unlock, err := f.alone(ctx, proxyPath(m, "info"))
+		if err != nil {
+			return infoFile{}, err
+		}
+		defer unlock()
+		if f.locker != nil { // somebody else may have put it there
+			if file, ok, err := f.storedInfo(ctx, m); ok {
+				return file, err
 			}
 		}
 		return f.fetchInfo(ctx, m)
@@ -217,6 +219,24 @@ func (f *Fetcher) info(ctx context.Context, m module.Version) (infoFile, error) 
 		file.info.Origin = new(*o) // callers that joined share one
 	}
 	return file, err
+}
+
+// storedInfo returns the .info file of an exact version from a cache, if there is one.
+func (f *Fetcher) storedInfo(ctx context.Context, m module.Version) (file infoFile, ok bool, err error) {
+	name := proxyPath(m, "info")
+	data, inModCache, err := f.stored(ctx, name, maxInfo)
+	if err != nil {
+		return infoFile{}, false, nil
+	}
+	info, err := parseInfo(data, m)
+	f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
+	switch {
+	case err != nil:
+		return infoFile{}, false, nil
+	case f.mod != nil && !inModCache:
+		return infoFile{info, data}, true, diskError(m, f.putInfo(m, info))
+	}
+	return infoFile{info, data}, true, nil
 }
 
 // fetchInfo asks the mirrors for the .info file of an exact version.

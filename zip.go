@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -140,16 +139,7 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 		return nil, err
 	}
 	z, err := s.publish(ctx)
-	if err != nil {
-		return nil, diskError(m, err)
-	}
-	if s.mirror != "" && f.cache != nil {
-		if r, err := f.mod.open(proxyPath(m, "zip")); err == nil {
-			f.keep(ctx, proxyPath(m, "zip"), r)
-			r.Close()
-		}
-	}
-	return z, err
+	return z, diskError(m, err)
 }
 
 // lookInModCache returns what is already there, if somebody still vouches for it: nil without an error says to go on.
@@ -195,13 +185,6 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 
 // zipInTemp fetches m's zip into a temporary file that is gone when the last of those who get it has released it.
 func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, err error) {
-	if f.locker != nil {
-		unlock, err := f.locker.Lock(ctx, proxyPath(m, "zip"))
-		if err != nil {
-			return nil, diskError(m, fmt.Errorf("fetching %s: waiting for the cache's lock: %w", m, err))
-		}
-		defer unlock()
-	}
 	s := &staging{f: f, m: m, temp: true}
 	if s.file, err = os.CreateTemp("", "modfetch-*.zip"); err != nil {
 		return nil, diskError(m, err)
@@ -209,9 +192,6 @@ func (f *Fetcher) zipInTemp(ctx context.Context, m module.Version) (z *zipFile, 
 	if err := s.obtain(ctx); err != nil {
 		s.discard()
 		return nil, err
-	}
-	if s.mirror != "" {
-		f.keep(ctx, proxyPath(m, "zip"), s.file)
 	}
 	return &zipFile{temp: &tempZip{file: s.file}, info: s.info, sum: s.sum, v: s.v, mirror: s.mirror, goMod: s.goMod}, nil
 }
@@ -266,26 +246,52 @@ type staging struct {
 	goMod     *modFile // see zipFile
 }
 
-// obtain fills the staging file with bytes that somebody vouches for: from the Cache, else from the mirrors.
+// obtain fills the staging file with bytes that somebody vouches for: from the Cache, else from the mirrors, and then puts them
+// into the Cache.
 func (s *staging) obtain(ctx context.Context) error {
-	name := proxyPath(s.m, "zip")
-	if s.f.cache != nil {
-		r, err := s.f.cache.Open(ctx, name)
-		if err == nil {
-			err = s.receive(io.LimitReader(r, maxZip+1))
-			r.Close()
-			if err == nil {
-				err = s.judgeCached(ctx)
-			}
-		}
-		s.f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil || KindOf(err) == Security {
+	if ok, err := s.fromCache(ctx); ok || err != nil {
+		return err
+	}
+	unlock, err := s.f.alone(ctx, proxyPath(s.m, "zip"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.f.locker != nil { // somebody else may have put it there
+		if ok, err := s.fromCache(ctx); ok || err != nil {
 			return err
 		}
 	}
+	if err := s.fromMirrors(ctx); err != nil {
+		return err
+	}
+	s.f.keep(ctx, proxyPath(s.m, "zip"), s.file)
+	return nil
+}
+
+// fromCache fills the staging file from the Cache, if it has bytes that somebody vouches for.
+func (s *staging) fromCache(ctx context.Context) (ok bool, err error) {
+	if s.f.cache == nil {
+		return false, nil
+	}
+	name := proxyPath(s.m, "zip")
+	r, err := s.f.cache.Open(ctx, name)
+	if err == nil {
+		err = s.receive(io.LimitReader(r, maxZip+1))
+		r.Close()
+		if err == nil {
+			err = s.judgeCached(ctx)
+		}
+	}
+	s.f.trace.cache(ctx, CacheInfo{Name: name, Hit: err == nil, Err: err})
+	if err != nil && (ctx.Err() != nil || KindOf(err) == Security) {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// fromMirrors fills the staging file from the mirrors, and with what an earlier run has set aside.
+func (s *staging) fromMirrors(ctx context.Context) error {
 	ask, answer, leave := s.f.askVoucher(ctx, s.m)
 	defer leave()
 	var u unfinished
