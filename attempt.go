@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 	"time"
 )
@@ -209,12 +211,34 @@ func sizeText(size int64) string {
 	return fmt.Sprintf("%d bytes", size)
 }
 
-// all reads a small file.
+// all reads a small file. One that turns out to be large waits on the disk until its end has come, and so its size is known:
+// a mirror that sends too much does not get it into memory.
 func (b *body) all() ([]byte, error) {
 	var buf bytes.Buffer
 	if b.size > 0 {
 		buf.Grow(int(min(b.size, 64<<10)) + bytes.MinRead)
 	}
-	_, err := buf.ReadFrom(b)
-	return buf.Bytes(), err
+	if n, err := buf.ReadFrom(io.LimitReader(b, maxHeld)); err != nil || n < maxHeld {
+		return buf.Bytes(), err
+	}
+	rest, err := os.CreateTemp("", "modfetch-*")
+	if err != nil {
+		return nil, &fatalError{&failure{ErrTransient, "receiving " + b.a.w.path, err}}
+	}
+	defer os.Remove(rest.Name())
+	defer rest.Close()
+	n, err := io.Copy(onlyWriter{rest}, b)
+	data := []byte(nil)
+	if err == nil {
+		data = make([]byte, maxHeld+n)
+		copy(data, buf.Bytes())
+		_, err = rest.ReadAt(data[maxHeld:], 0)
+	}
+	var disk *fs.PathError
+	if errors.As(err, &disk) {
+		return nil, &fatalError{&failure{ErrTransient, "receiving " + b.a.w.path, err}}
+	}
+	return data, err
 }
+
+const maxHeld = 1 << 20 // bytes of a file in memory before its size is known

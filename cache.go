@@ -111,7 +111,7 @@ func (c *MemCache) Open(_ context.Context, name string) (io.ReadSeekCloser, erro
 }
 
 // Put keeps a copy of content, unless it is larger than MaxBytes.
-func (c *MemCache) Put(_ context.Context, name string, content io.ReadSeeker) error {
+func (c *MemCache) Put(ctx context.Context, name string, content io.ReadSeeker) error {
 	if _, err := filepath.Localize(name); err != nil || name == "." {
 		return &fs.PathError{Op: "put", Path: name, Err: fs.ErrInvalid}
 	}
@@ -127,6 +127,9 @@ func (c *MemCache) Put(_ context.Context, name string, content io.ReadSeeker) er
 		if data, err = io.ReadAll(content); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	c.files.put(name, data, size, c.MaxBytes)
 	return nil
@@ -217,5 +220,8 @@ func (t tiered) Open(ctx context.Context, name string) (io.ReadSeekCloser, error
 }
 
 func (t tiered) Put(ctx context.Context, name string, content io.ReadSeeker) error {
-	return errors.Join(t.far.Put(ctx, name, content), t.near.Put(ctx, name, content))
+	if err := t.far.Put(ctx, name, content); err != nil {
+		return err
+	}
+	return t.near.Put(ctx, name, content)
 }

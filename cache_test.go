@@ -114,6 +114,18 @@ func TestCacheContract(t *testing.T) {
 	}
 }
 
+func TestCacheConformance(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) modfetch.Cache{
+		"DirCache": func(t *testing.T) modfetch.Cache { return modfetch.DirCache(t.TempDir()) },
+		"MemCache": func(*testing.T) modfetch.Cache { return new(modfetch.MemCache) },
+		"Tiered": func(t *testing.T) modfetch.Cache {
+			return modfetch.Tiered(new(modfetch.MemCache), modfetch.DirCache(t.TempDir()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { modfetchtest.TestCache(t, open) })
+	}
+}
+
 func TestCachePutsFromTheBeginning(t *testing.T) {
 	for name, c := range caches(t) {
 		t.Run(name, func(t *testing.T) {

@@ -2,10 +2,12 @@ package modfetch_test
 
 import (
 	"context"
+	"crypto/subtle"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/modfetch/modfetch"
@@ -56,4 +58,24 @@ func exampleServer() *modfetchtest.Server {
 	}
 	srv.Add(modfetchtest.NewModule("example.com/m", "v1.0.0").File("m.go", "package m\n"))
 	return srv
+}
+
+// A Handler is an http.Handler like others: who may come in is decided in front of it.
+func ExampleHandler() {
+	f, err := modfetch.New(modfetch.WithGOPROXY("https://goproxy.cn|https://goproxy.io"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	token := []byte(os.Getenv("TOKEN"))
+	modules := &modfetch.Handler{Fetcher: f, Allow: "github.com/corp,golang.org/x"}
+	withToken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, given, _ := r.BasicAuth() // as the go command takes it from ~/.netrc
+		if subtle.ConstantTimeCompare([]byte(given), token) == 0 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="modules"`)
+			http.Error(w, "want a token", http.StatusUnauthorized)
+			return
+		}
+		modules.ServeHTTP(w, r)
+	})
+	log.Fatal(http.ListenAndServe("127.0.0.1:8080", withToken))
 }

@@ -56,7 +56,7 @@ type core struct {
 	jobs   int
 	cpu    *semaphore.Weighted // goroutines that inflate and hash
 	idle   func()              // closes our own client's idle connections; nil for a client of the caller's
-	hashed *sync.Map           // module.Version to the *zipFile that this process has hashed in the module cache
+	hashed *lru[*zipFile]      // that this process has hashed in the module cache, by module.Version.String
 
 	infos flight.Group[module.Version, infoFile]
 	mods  flight.Group[fileKey, modFile]
@@ -73,11 +73,11 @@ func (c *core) view() *core {
 
 // join makes callers who want the same file share its transfer.
 func (c *core) join() {
-	c.infos.Joined = func(ctx context.Context, m module.Version) {
-		noteAsked(ctx)
+	c.infos.Joined = func(ctx, work context.Context, m module.Version) {
+		shareAsked(ctx, work)
 		c.trace.joined(ctx, m)
 	}
-	c.mods.Joined = func(ctx context.Context, key fileKey) { c.infos.Joined(ctx, key.Version) }
+	c.mods.Joined = func(ctx, work context.Context, key fileKey) { c.infos.Joined(ctx, work, key.Version) }
 	c.zips.Joined = c.mods.Joined
 	c.zips.Held, c.zips.Unused = (*zipFile).hold, (*zipFile).drop
 }

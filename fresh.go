@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/modfetch/modfetch/internal/flight"
 )
@@ -41,7 +43,7 @@ func (a *answer) age() time.Duration { return time.Since(a.Time) }
 type question struct {
 	name  string        // GOPROXY path
 	fresh time.Duration // for which an answer is
-	stale time.Duration // for which it is served at most, while nobody gives another; 0 is without end
+	stale time.Duration // for which it is served afterwards at most, while nobody gives another; 0 is without end
 
 	// check says what is wrong with an answer that was kept in the Cache, for other processes and for the time after a restart:
 	// others may write there. Nil is for an answer that is not kept.
@@ -55,11 +57,20 @@ type answers struct {
 	absence time.Duration // for which an absence is believed
 	near    lru[*answer]  // which are not changed any more
 	far     Cache         // nil for none
+	alone   func(ctx context.Context, name string) (unlock func() error, err error)
 
 	flights flight.Group[string, *answer]
 
-	mu     sync.Mutex // guards the following
-	failed map[string]failedQuestion
+	mu       sync.Mutex // guards the following
+	renewals map[string]*renewal
+	failed   map[string]failedQuestion
+}
+
+// A renewal asks for another answer in the background.
+type renewal struct {
+	done chan struct{} // closed once a and err are set
+	a    *answer
+	err  error
 }
 
 type failedQuestion struct {
@@ -69,7 +80,8 @@ type failedQuestion struct {
 
 const (
 	nearAnswers    = 16 << 20         // bytes in memory
-	answerSize     = 512              // bytes that an answer has besides its body, about
+	answerSize     = 512              // bytes that an answer has besides its name and body, about
+	maxAnswer      = maxList + 64<<10 // bytes of one in the Cache
 	freshTimes     = 10               // an answer this many times as old as a fresh one is served at once; an older one waits for another
 	freshPatience  = 3 * time.Second  // for another answer, where one that is not fresh can be served
 	failedPause    = 10 * time.Second // after a failure, while nobody is asked for another answer
@@ -91,11 +103,11 @@ func (*absentError) Is(target error) bool { return target == fs.ErrNotExist }
 func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, error) {
 	a := s.look(ctx, q)
 	switch {
-	case a != nil && a.Absent && a.age() < s.absence:
+	case a != nil && a.Absent && s.isFresh(a, q):
 		return nil, errKnownAbsent
 	case a != nil && a.Absent:
 		a = nil
-	case a != nil && a.age() < q.fresh:
+	case a != nil && s.isFresh(a, q):
 		return a, nil
 	case a != nil && offline:
 		return a.staled(staleError, nil), nil
@@ -103,28 +115,19 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 	if offline {
 		return nil, &OfflineError{q.name}
 	}
-	if a == nil || q.stale > 0 && a.age() > q.stale {
+	if a == nil || q.stale > 0 && a.age() > q.fresh+q.stale {
 		return s.refresh(ctx, q, a)
 	}
 	if failed := s.failure(q.name); failed != nil {
 		return a.staled(staleError, failed), nil
 	}
-	type result struct {
-		a   *answer
-		err error
-	}
-	got := make(chan result, 1)
-	go func() { // ends with the refresh
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
-		defer cancel()
-		a, err := s.refresh(ctx, q, a)
-		got <- result{a, err}
-	}()
+	r := s.renew(ctx, q, a)
 	if a.age() < freshTimes*q.fresh {
 		return a.staled(staleRevalidating, nil), nil
 	}
+	noteAsked(ctx)
 	select {
-	case r := <-got:
+	case <-r.done:
 		if r.err != nil && !absent(r.err) {
 			return a.staled(staleError, r.err), nil
 		}
@@ -136,6 +139,39 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 	}
 }
 
+// isFresh reports whether nobody needs to be asked for another answer.
+func (s *answers) isFresh(a *answer, q question) bool {
+	if a.Absent {
+		return a.age() < s.absence
+	}
+	return a.age() < q.fresh
+}
+
+// renew asks for another answer than before, once for all who come meanwhile, whether they wait for it or not.
+func (s *answers) renew(ctx context.Context, q question, before *answer) *renewal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.renewals[q.name]; r != nil {
+		return r
+	}
+	if s.renewals == nil {
+		s.renewals = make(map[string]*renewal)
+	}
+	r := &renewal{done: make(chan struct{})}
+	s.renewals[q.name] = r
+	ctx = context.WithValue(context.WithoutCancel(ctx), askedKey{}, nil) // who does not wait has asked nobody
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	go func() { // ends with the refresh
+		defer cancel()
+		r.a, r.err = s.refresh(ctx, q, before)
+		s.mu.Lock()
+		delete(s.renewals, q.name)
+		s.mu.Unlock()
+		close(r.done)
+	}()
+	return r
+}
+
 // What ServedInfo.Stale says.
 const (
 	staleRevalidating = "revalidating"
@@ -145,13 +181,28 @@ const (
 // refresh asks for an answer, once for all who want it.
 func (s *answers) refresh(ctx context.Context, q question, before *answer) (*answer, error) {
 	return s.flights.Do(ctx, q.name, func(ctx context.Context) (*answer, error) {
+		if q.check != nil {
+			unlock, err := s.alone(ctx, farName(q.name))
+			if err != nil {
+				return nil, err
+			}
+			defer unlock()
+			if a := s.look(ctx, q); a != nil && !a.Absent && a.age() < q.fresh {
+				return a, nil // by another process
+			}
+		}
 		var e earlier
 		if before != nil {
 			e = earlier{before.Mirror, before.ETag, before.body}
 		}
 		body, err := q.ask(ctx, &e)
+		if before != nil && absent(err) && q.stale == 0 {
+			body, err = before.body, nil // what is served without end does not go when a mirror drops it
+		}
 		a := &answer{Time: time.Now(), Absent: absent(err), Mirror: e.mirror, ETag: e.etag, body: body}
-		s.note(q.name, err)
+		if before != nil {
+			s.note(q.name, err)
+		}
 		if err == nil || a.Absent {
 			s.put(q.name, a)
 			if q.check != nil && (before != nil || !a.Absent) {
@@ -175,7 +226,7 @@ func (s *answers) failure(name string) error {
 	return nil
 }
 
-// note remembers a failure.
+// note remembers a failure, where there is something to serve in its stead.
 func (s *answers) note(name string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,7 +243,7 @@ func (s *answers) note(name string, err error) {
 // look returns the answer that there is, or nil. Another process may have put a newer one into the Cache.
 func (s *answers) look(ctx context.Context, q question) *answer {
 	near, _ := s.near.get(q.name)
-	if near != nil && near.age() < q.fresh || q.check == nil || s.far == nil {
+	if near != nil && s.isFresh(near, q) || q.check == nil || s.far == nil {
 		return near
 	}
 	far := load(ctx, s.far, farName(q.name))
@@ -205,17 +256,18 @@ func (s *answers) look(ctx context.Context, q question) *answer {
 
 func farName(name string) string { return "modfetch/fresh/" + name }
 
-// load reads an answer. One from the future has been forged, or the clock has been set back: it is none.
+// load reads an answer. One from the future has been forged, or the clock has been set back: it is none. Neither is one whose
+// ETag could not be sent.
 func load(ctx context.Context, c Cache, name string) *answer {
 	r, err := c.Open(ctx, name)
 	if err != nil {
 		return nil
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, maxList+maxInfo))
+	data, err := io.ReadAll(io.LimitReader(r, maxAnswer+1))
 	header, body, ok := bytes.Cut(data, []byte("\n"))
 	a := &answer{body: body}
-	if err != nil || !ok || json.Unmarshal(header, a) != nil || a.age() < 0 {
+	if err != nil || !ok || len(data) > maxAnswer || json.Unmarshal(header, a) != nil || a.age() < 0 || strings.ContainsFunc(a.ETag, unicode.IsControl) {
 		return nil
 	}
 	return a
@@ -224,7 +276,7 @@ func load(ctx context.Context, c Cache, name string) *answer {
 // put keeps an answer in memory.
 func (s *answers) put(name string, a *answer) {
 	a.tag = cmp.Or(a.tag, tagOf(a.body))
-	s.near.put(name, a, int64(len(a.body)+answerSize), nearAnswers)
+	s.near.put(name, a, int64(len(name)+len(a.body)+answerSize), nearAnswers)
 }
 
 // keep keeps an answer in the Cache; if that fails it is asked for again some time.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/modfetch/modfetch/internal/flight"
 	"golang.org/x/mod/module"
-	"golang.org/x/mod/semver"
 )
 
 // A Handler serves the GOPROXY protocol, and the checksum database of its Fetcher below /sumdb/. Its zero fields are sound
@@ -60,6 +59,7 @@ type Handler struct {
 	online, offline *Fetcher
 	answers         answers
 	tags            zipTags
+	malformed       error // in Allow or Deny
 }
 
 // ServedInfo describes one answer of a Handler.
@@ -81,7 +81,14 @@ func (h *Handler) init() {
 	h.LatestTTL = cmp.Or(h.LatestTTL, time.Minute)
 	h.InfoTTL = cmp.Or(h.InfoTTL, 24*time.Hour)
 	h.MaxStale = cmp.Or(h.MaxStale, 24*time.Hour)
+	for _, patterns := range []string{h.Allow, h.Deny} {
+		if err := checkPatterns(patterns); patterns != "" && err != nil {
+			h.malformed = failf(ErrForbidden, "nothing is served: %v", err)
+		}
+	}
 	h.online, h.offline = h.Fetcher.forClients(h.ServeDirect, false), h.Fetcher.forClients(false, true)
+	h.answers.alone = h.Fetcher.alone
+	h.answers.flights.Joined = func(ctx, work context.Context, _ string) { shareAsked(ctx, work) }
 	h.answers.absence = cmp.Or(h.AbsenceTTL, 30*time.Second)
 	if h.answers.far = h.Fetcher.cache; h.answers.far == nil && h.Fetcher.mod != nil {
 		h.answers.far = DirCache(filepath.Join(h.Fetcher.mod.dir, "cache"))
@@ -97,8 +104,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.w = q.counted
 	}
 	start := time.Now()
-	var asked atomic.Bool
-	ctx := context.WithValue(r.Context(), askedKey{}, &asked)
+	asked := new(asking)
+	ctx := context.WithValue(r.Context(), askedKey{}, asked)
 	if !h.ServePrivate {
 		ctx = context.WithValue(ctx, anonymousKey{}, true)
 	}
@@ -111,7 +118,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if h.Served != nil {
 		q.info.Status, q.info.Bytes = q.counted.status, q.counted.bytes
-		q.info.Duration, q.info.Hit = time.Since(start), !asked.Load()
+		q.info.Duration, q.info.Hit = time.Since(start), !asked.any()
 		h.Served(r.Context(), q.info)
 	}
 }
@@ -171,7 +178,7 @@ func (q *request) serve(ctx context.Context) error {
 	case suffix == "info" && exact:
 		q.info.File = suffix
 		return q.serveAnswer(ctx, q.exact(q.info.Module, name))
-	case suffix == "info" && !semver.IsValid(version): // a version in another form than the canonical one is nobody's
+	case suffix == "info": // also v2.0.0 of what has no go.mod file: the answer names v2.0.0+incompatible
 		if asks, err := parseQuery(path, version); err != nil || asks.fits != nil {
 			return errUnknown
 		}
@@ -213,6 +220,8 @@ func (q *request) allow(ctx context.Context, path string) error {
 func (h *Handler) permit(path string) error {
 	f := h.Fetcher
 	switch {
+	case h.malformed != nil: // it would match nothing
+		return h.malformed
 	case module.MatchPrefixPatterns(h.Deny, path), h.Allow != "" && !module.MatchPrefixPatterns(h.Allow, path):
 		return failf(ErrForbidden, "this server does not serve %s", path)
 	case h.ServePrivate:
@@ -314,6 +323,12 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 		return err
 	}
 	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
+	var missing *OfflineError
+	if asks.check == nil && errors.As(err, &missing) { // what is not kept among the answers may be in the Fetcher's cache
+		var data []byte
+		data, err = asks.ask(ctx, new(earlier))
+		a = &answer{Time: time.Now(), body: data, tag: tagOf(data)}
+	}
 	if err != nil {
 		return err
 	}
@@ -328,11 +343,16 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 // sendAnswer sends an answer and says how old it is.
 func (q *request) sendAnswer(a *answer, asks question, kind string) {
 	q.info.Stale, q.info.Err = a.stale, a.err
-	left := asks.fresh - a.age()
 	header := q.w.Header()
-	header.Set("Age", strconv.Itoa(int(a.age().Seconds())))
-	if left < 0 {
-		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit; ttl=%d; detail=%q", int(left.Seconds())-1, cmp.Or(a.stale, staleRevalidating)))
+	if !a.Time.IsZero() {
+		header.Set("Age", strconv.Itoa(int(a.age().Seconds())))
+	}
+	if a.stale != "" {
+		ttl := "" // unknown for a head that is kept
+		if !a.Time.IsZero() {
+			ttl = fmt.Sprintf("; ttl=%d", int((asks.fresh - a.age()).Seconds()))
+		}
+		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit%s; detail=%q", ttl, a.stale))
 	}
 	q.send(bytes.NewReader(a.body), kind, a.tag, asks.fresh, a.Time)
 }
@@ -504,11 +524,14 @@ func (q *request) blamed(err error) string {
 			text.WriteString("; ...")
 			break
 		}
-		sep := "; "
+		sep, who := "; ", "the checksum database's host"
 		if i == 0 {
 			sep = ": "
 		}
-		fmt.Fprintf(&text, "%smirror %d: %s", sep, places[a.Mirror], a.Kind)
+		if place := places[a.Mirror]; place > 0 {
+			who = fmt.Sprint("mirror ", place)
+		}
+		fmt.Fprintf(&text, "%s%s: %s", sep, who, a.Kind)
 	}
 	return text.String()
 }
@@ -546,8 +569,8 @@ func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // zipTags are the hashes of the files of zips, which are read for them once.
 type zipTags struct {
-	flights flight.Group[string, string]
-	known   sync.Map // module.Version to zipTag, of the zips in the module cache
+	flights flight.Group[zipName, string]
+	known   lru[zipTag] // of the zips in the module cache, by module.Version.String
 }
 
 type zipTag struct {
@@ -555,18 +578,26 @@ type zipTag struct {
 	tag  string
 }
 
+// A zipName names a file by more than its path, under which there may be another one by now.
+type zipName struct {
+	path           string
+	size, modified int64
+}
+
 func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip, info fs.FileInfo) (string, error) {
-	if last, ok := t.known.Load(m); ok && !z.shared && sameFile(last.(zipTag).info, info) {
-		return last.(zipTag).tag, nil
+	if last, ok := t.known.get(m.String()); ok && !z.shared && sameFile(last.info, info) {
+		return last.tag, nil
 	}
-	return t.flights.Do(ctx, z.file.Name(), func(ctx context.Context) (string, error) {
+	// Whose file is read stays until the end, though its client may have left: others may wait for the hash.
+	name := zipName{z.file.Name(), info.Size(), info.ModTime().UnixNano()}
+	return t.flights.Do(context.WithoutCancel(ctx), name, func(context.Context) (string, error) {
 		hash := sha256.New()
-		if _, err := io.Copy(hash, reading{ctx, io.NopCloser(io.NewSectionReader(z, 0, z.Size))}); err != nil {
+		if _, err := io.Copy(hash, io.NewSectionReader(z, 0, z.Size)); err != nil {
 			return "", err
 		}
 		tag := hex.EncodeToString(hash.Sum(nil))
 		if !z.shared {
-			t.known.Store(m, zipTag{info, tag})
+			t.known.put(m.String(), zipTag{info, tag}, 1, maxHashed)
 		}
 		return tag, nil
 	})
@@ -588,11 +619,29 @@ func (f *Fetcher) forClients(direct, offline bool) *Fetcher {
 	return &Fetcher{v, f.goSum}
 }
 
-// askedKey is the context key of an *atomic.Bool that tells whether a mirror was asked for somebody.
+// askedKey is the context key of an *asking.
 type askedKey struct{}
 
+// An asking tells whether a mirror was asked for a client: by its own work, or by another's that it joined.
+type asking struct {
+	asked  atomic.Bool
+	joined atomic.Pointer[asking]
+}
+
+func (a *asking) any() bool {
+	joined := a.joined.Load()
+	return a.asked.Load() || joined != nil && joined.asked.Load()
+}
+
 func noteAsked(ctx context.Context) {
-	if asked, ok := ctx.Value(askedKey{}).(*atomic.Bool); ok {
-		asked.Store(true)
+	if a, ok := ctx.Value(askedKey{}).(*asking); ok {
+		a.asked.Store(true)
+	}
+}
+
+func shareAsked(ctx, work context.Context) {
+	a, ok := ctx.Value(askedKey{}).(*asking)
+	if first, _ := work.Value(askedKey{}).(*asking); ok {
+		a.joined.Store(first)
 	}
 }

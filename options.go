@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -173,7 +172,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 		trace:  first(c.trace),
 		policy: first(c.policy),
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
-		hashed: new(sync.Map),
+		hashed: new(lru[*zipFile]),
 	}, goSum: first(c.goSum)}
 
 	f.join()

@@ -48,11 +48,17 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 		return q.serveLookup(ctx, m)
 	}
 	tile, err := tlog.ParseTilePath(name)
-	if err != nil || tile.H != tileHeight || tile.L < 0 || tile.L > maxTileLevel || tile.N > maxTile {
+	if err != nil || tile.H != tileHeight || tile.L < 0 || tile.L > maxTileLevel || tile.N >= maxTile>>(tileHeight*tile.L) {
 		return errUnknown
 	}
 	q.info.File = "tile"
-	a, err := q.proven(db.prefix()+name, func() ([]byte, error) { return db.provenTile(ctx, tile) })
+	a, err := q.proven(ctx, db.prefix()+name, func(ctx context.Context) ([]byte, error) {
+		head, err := q.headOver(ctx, (tile.N<<tileHeight+int64(tile.W))<<(tileHeight*tile.L))
+		if err != nil {
+			return nil, err
+		}
+		return db.provenTile(ctx, tile, head)
+	})
 	if err != nil {
 		return err
 	}
@@ -61,24 +67,20 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 }
 
 const (
-	tileHeight   = 8       // as sumdb.Client has it
-	maxTileLevel = 5       // a tree of 2^48 records has no higher ones
-	maxTile      = 1 << 40 // of a level
+	tileHeight   = 8           // as sumdb.Client has it
+	maxTileLevel = 5           // a tree of 2^48 records has no higher ones
+	maxTile      = 1 << 40     // of the lowest level; the numbers of records in a larger tree would overflow
+	headPause    = time.Second // in which no larger head is asked for again
 )
 
-// serveHead serves a signed head, never an older one than before.
+// serveHead serves a signed head, never an older one than before: without end, because nobody else could have made it.
 func (q *request) serveHead(ctx context.Context) error {
-	db := q.f.db
-	asks := question{name: db.prefix() + "latest", fresh: q.h.LatestTTL, stale: q.h.MaxStale,
-		check: func(_ context.Context, data []byte) error {
-			_, err := db.openHead(data, nil)
-			return err
-		},
-		ask: func(ctx context.Context, e *earlier) ([]byte, error) { return db.newestHead(ctx, e.data) },
-	}
+	asks := q.head()
 	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
-	if kept, keptErr := db.keptHead(ctx); err != nil && keptErr == nil && kept.note != nil {
-		a, err = &answer{body: kept.note, tag: tagOf(kept.note), stale: staleError, err: err}, nil
+	if err != nil && KindOf(err) != Security {
+		if kept, _ := q.f.db.keptHead(ctx); kept.note != nil {
+			a, err = &answer{body: kept.note, tag: tagOf(kept.note), stale: staleError, err: err}, nil
+		}
 	}
 	if err != nil {
 		return err
@@ -87,16 +89,35 @@ func (q *request) serveHead(ctx context.Context) error {
 	return nil
 }
 
+// head is the question for the database's head.
+func (q *request) head() question {
+	db := q.f.db
+	return question{name: db.prefix() + "latest", fresh: q.h.LatestTTL,
+		check: func(ctx context.Context, data []byte) error {
+			h, err := db.openHead(data, nil)
+			if err != nil {
+				return err
+			}
+			kept, _ := db.keptHead(ctx)
+			if least := max(kept.tree.N, q.h.Fetcher.db.servedHead().tree.N); h.tree.N < least {
+				return failf(ErrCorrupt, "the tree head that is kept is of %d records, after one of %d", h.tree.N, least)
+			}
+			return nil
+		},
+		ask: func(ctx context.Context, e *earlier) ([]byte, error) { return db.newestHead(ctx, e.data) },
+	}
+}
+
 // serveLookup serves the record of a module version.
 func (q *request) serveLookup(ctx context.Context, m module.Version) error {
-	if err := q.h.permit(m.Path); err != nil {
+	if err := q.allow(ctx, m.Path); err != nil {
 		return err
 	}
 	if setting := q.f.exemption(m.Path); setting != "" {
 		return failf(ErrForbidden, "%s is not looked up in the checksum database: %s", m.Path, setting)
 	}
 	db := q.f.db
-	a, err := q.proven(db.prefix()+"lookup/"+proxyPath(m, ""), func() ([]byte, error) {
+	a, err := q.proven(ctx, db.prefix()+"lookup/"+proxyPath(m, ""), func(ctx context.Context) ([]byte, error) {
 		r, err := db.proveRecord(ctx, m)
 		return r.signed, err
 	})
@@ -107,18 +128,24 @@ func (q *request) serveLookup(ctx context.Context, m module.Version) error {
 	return nil
 }
 
-// proven returns a file of the database from memory, or as get has proven it.
-func (q *request) proven(name string, get func() ([]byte, error)) (*answer, error) {
+// proven returns a file of the database from memory, or as get proves it, once for all who want it.
+func (q *request) proven(ctx context.Context, name string, get func(context.Context) ([]byte, error)) (*answer, error) {
 	if a, ok := q.h.answers.near.get(name); ok {
 		return a, nil
 	}
-	data, err := get()
-	if err != nil {
-		return nil, err
+	key := name
+	if q.f == q.h.offline {
+		key += " offline" // whose failure is nobody else's
 	}
-	a := &answer{body: data}
-	q.h.answers.put(name, a)
-	return a, nil
+	return q.h.answers.flights.Do(ctx, key, func(ctx context.Context) (*answer, error) {
+		data, err := get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a := &answer{body: data}
+		q.h.answers.put(name, a)
+		return a, nil
+	})
 }
 
 // newestHead asks for the database's head, proves that it lies on one line with those that were served or kept before, and
@@ -133,10 +160,7 @@ func (db *sumDB) newestHead(ctx context.Context, before []byte) ([]byte, error) 
 		return nil, err
 	}
 	served, _ := db.openHead(before, nil)
-	db.mu.Lock()
-	last := db.served
-	db.mu.Unlock()
-	for _, h := range []sumHead{kept, served, last} {
+	for _, h := range []sumHead{kept, served, db.servedHead()} {
 		report, err := db.compare(ctx, h, newest, db.basesFor(newest))
 		if report != "" {
 			return nil, db.stop(ctx, report)
@@ -150,10 +174,16 @@ func (db *sumDB) newestHead(ctx context.Context, before []byte) ([]byte, error) 
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if newest.tree.N > db.served.tree.N {
+	if newest.tree.N >= db.served.tree.N {
 		db.served = newest
 	}
 	return db.served.note, nil
+}
+
+func (db *sumDB) servedHead() sumHead {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.served
 }
 
 // askAnyHead asks for a head wherever the database may be read first.
@@ -172,11 +202,7 @@ func (db *sumDB) askAnyHead(ctx context.Context) (h sumHead, err error) {
 }
 
 // provenTile returns a tile that is part of the tree under a signed head. A wider tile begins with a narrower one.
-func (db *sumDB) provenTile(ctx context.Context, tile tlog.Tile) ([]byte, error) {
-	head, err := db.headOver(ctx, (tile.N<<tileHeight+int64(tile.W))<<(tileHeight*tile.L))
-	if err != nil {
-		return nil, err
-	}
+func (db *sumDB) provenTile(ctx context.Context, tile tlog.Tile, head sumHead) ([]byte, error) {
 	indexes := make([]int64, tile.W)
 	for i := range indexes {
 		indexes[i] = tlog.StoredHashIndex(tileHeight*tile.L, tile.N<<tileHeight+int64(i))
@@ -212,26 +238,34 @@ func (db *sumDB) provenTile(ctx context.Context, tile tlog.Tile) ([]byte, error)
 }
 
 // headOver returns a head of a tree with at least n records.
-func (db *sumDB) headOver(ctx context.Context, n int64) (sumHead, error) {
+func (q *request) headOver(ctx context.Context, n int64) (sumHead, error) {
+	db := q.f.db
 	kept, err := db.keptHead(ctx)
 	if err != nil || kept.tree.N >= n {
 		return kept, err
 	}
-	db.mu.Lock()
-	served := db.served
-	db.mu.Unlock()
-	if served.tree.N >= n {
-		return served, nil
+	asks := q.head()
+	asks.fresh = headPause
+	a := q.h.answers.look(ctx, asks)
+	for asked := false; ; asked = true {
+		if a != nil && !a.Absent {
+			if h, err := db.openHead(a.body, nil); err != nil || h.tree.N >= n {
+				return h, err
+			}
+		}
+		switch {
+		case q.f == q.h.offline:
+			return sumHead{}, &OfflineError{asks.name}
+		case asked:
+			return sumHead{}, failf(ErrTransient, "no head of the checksum database %s is known of a tree with the %d records that the tile needs", db.name, n)
+		}
+		if err := q.h.answers.failure(asks.name); err != nil {
+			return sumHead{}, err
+		}
+		if a, err = q.h.answers.refresh(ctx, asks, a); err != nil {
+			return sumHead{}, err
+		}
 	}
-	signed, err := db.newestHead(ctx, nil)
-	if err != nil {
-		return sumHead{}, err
-	}
-	newest, err := db.openHead(signed, nil)
-	if err == nil && newest.tree.N < n {
-		err = failf(ErrTransient, "the largest head of the checksum database %s that is known is of %d records, fewer than the tile that is asked for belongs to", db.name, newest.tree.N)
-	}
-	return newest, err
 }
 
 // A tileSource reads the tiles of one proof: local ones unless it is bare, and others from its base, or from the first that has

@@ -23,6 +23,9 @@ type parser[T any] func(context.Context, []byte) (T, error)
 func hear[T any](ctx context.Context, f *Fetcher, path, name string, limit int64, e *earlier, read parser[T]) ([]said[T], error) {
 	w := want{module: module.Version{Path: path}, path: name, limit: limit}
 	if all := hearAll(ctx, f, f.together(path), w, read); len(all) > 0 && ctx.Err() == nil {
+		if e != nil {
+			*e = earlier{} // what they say together is no one mirror's
+		}
 		return all, nil
 	}
 	var first said[T]

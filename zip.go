@@ -160,11 +160,11 @@ func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree boo
 		}
 	case !tree:
 		info, err := os.Stat(f.mod.file(proxyPath(m, "zip")))
-		last, ok := f.hashed.Load(m)
+		hashed, ok := f.hashed.get(m.String())
 		if err != nil || !ok || f.policy.Rehash {
 			return nil, nil
 		}
-		if hashed := last.(*zipFile); hashed.sum != sum || !sameFile(info, hashed.info) {
+		if hashed.sum != sum || !sameFile(info, hashed.info) {
 			return nil, nil
 		}
 		z.info = info
@@ -226,6 +226,8 @@ func (t *tempZip) release() error {
 	}
 	return errors.Join(t.file.Close(), os.Remove(t.file.Name()))
 }
+
+const maxHashed = 1 << 16 // zips of which it is remembered that they were hashed
 
 // A staging is a zip on its way: received, hashed and extracted, and not trusted until somebody has vouched for its hash.
 type staging struct {
@@ -480,7 +482,7 @@ func (s *staging) publish(ctx context.Context) (*zipFile, error) {
 		return nil, err
 	}
 	z := &zipFile{info: s.info, sum: s.sum, v: s.v, mirror: s.mirror, goMod: s.goMod}
-	s.f.hashed.Store(s.m, z)
+	s.f.hashed.put(s.m.String(), z, 1, maxHashed)
 	return z, nil
 }
 

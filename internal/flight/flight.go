@@ -11,9 +11,9 @@ import (
 // The function runs under a context that carries the first caller's values but not its cancellation: a caller that leaves
 // does not disturb the others, and the last one to leave cancels the work. Nothing is remembered once it has ended.
 type Group[K comparable, V any] struct {
-	Joined func(ctx context.Context, key K) // if set, called with the context of each caller that joins another one's call
-	Held   func(v V, callers int)           // if set, called with each result and how many callers get it, before they do
-	Unused func(V)                          // if set, called once for each caller that Held counted and that left all the same, or if none was left
+	Joined func(ctx, work context.Context, key K) // if set, called with the contexts of each caller that joins another one's call, and of the call
+	Held   func(v V, callers int)                 // if set, called with each result and how many callers get it, before they do
+	Unused func(V)                                // if set, called once for each caller that Held counted and that left all the same, or if none was left
 
 	mu    sync.Mutex // guards calls and the waiters of each call
 	calls map[K]*call[V]
@@ -21,6 +21,7 @@ type Group[K comparable, V any] struct {
 
 type call[V any] struct {
 	done    chan struct{} // closed once val and err are set
+	work    context.Context
 	cancel  context.CancelFunc
 	waiters int
 	ended   bool // guarded by mu
@@ -35,7 +36,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	joins := c != nil
 	if !joins {
 		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		c = &call[V]{done: make(chan struct{}), cancel: cancel}
+		c = &call[V]{done: make(chan struct{}), work: work, cancel: cancel}
 		if g.calls == nil {
 			g.calls = make(map[K]*call[V])
 		}
@@ -50,7 +51,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	c.waiters++
 	g.mu.Unlock()
 	if joins && g.Joined != nil {
-		g.Joined(ctx, key)
+		g.Joined(ctx, c.work, key)
 	}
 
 	select {

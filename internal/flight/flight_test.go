@@ -260,8 +260,8 @@ type ctxKey struct{}
 func TestTheFirstCallersContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var joined []any
-		g := flight.Group[string, string]{Joined: func(ctx context.Context, key string) {
-			joined = append(joined, ctx.Value(ctxKey{}), key)
+		g := flight.Group[string, string]{Joined: func(ctx, work context.Context, key string) {
+			joined = append(joined, ctx.Value(ctxKey{}), work.Value(ctxKey{}), key)
 		}}
 		ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), ctxKey{}, "first"), time.Hour)
 		defer cancel()
@@ -281,8 +281,8 @@ func TestTheFirstCallersContext(t *testing.T) {
 		}
 		second := do(context.WithValue(t.Context(), ctxKey{}, "second"), &g, "a", never(t))
 		synctest.Wait()
-		if len(joined) != 2 || joined[0] != "second" || joined[1] != "a" {
-			t.Errorf("Joined was called with %v, want the second caller's context and the key", joined)
+		if len(joined) != 3 || joined[0] != "second" || joined[1] != "first" || joined[2] != "a" {
+			t.Errorf("Joined was called with %v, want the contexts of the second caller and of the first, and the key", joined)
 		}
 		close(release)
 		if r := <-first; r.err != nil {
