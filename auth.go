@@ -130,12 +130,16 @@ type anonymousKey struct{}
 
 // knows reports whether there is a credential for u, as far as a source tells without having been refused.
 func (t *authTransport) knows(ctx context.Context, u *url.URL) bool {
+	known := 0
 	for _, s := range t.sources {
 		if s.begin(ctx) != nil {
 			return true // who has left is answered nothing
 		}
+		s.mu.Lock()
+		known += len(s.known)
+		s.mu.Unlock()
 	}
-	return u.Scheme == "https" && t.find(u).header != nil
+	return known > 0 && u.Scheme == "https" && t.find(u).header != nil
 }
 
 // refused reports whether credentials could have led to another answer. 408 and 429 are about time.

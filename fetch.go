@@ -310,6 +310,9 @@ func (f *Fetcher) stored(ctx context.Context, name string, limit int64) (data []
 	}
 	r, err := f.cache.Open(ctx, name)
 	if err != nil {
+		if !absent(err) {
+			f.trace.cache(ctx, CacheInfo{Name: name, Err: err})
+		}
 		return nil, false, err
 	}
 	defer r.Close()
@@ -330,7 +333,7 @@ func diskError(m module.Version, err error) error {
 
 // alone waits until no other process that shares the Cache fetches a file.
 func (f *Fetcher) alone(ctx context.Context, name string) (unlock func() error, err error) {
-	if f.locker == nil {
+	if f.locker == nil || f.engine.offline {
 		return func() error { return nil }, nil
 	}
 	unlock, err = f.locker.Lock(ctx, name)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,20 +59,23 @@ type answers struct {
 	absence time.Duration // for which an absence is believed
 	near    lru[*answer]  // which are not changed any more
 	far     Cache         // nil for none
+	trace   *Trace
 	alone   func(ctx context.Context, name string) (unlock func() error, err error)
 
 	flights flight.Group[string, *answer]
 
 	mu       sync.Mutex // guards the following
+	closed   bool
 	renewals map[string]*renewal
 	failed   map[string]failedQuestion
 }
 
 // A renewal asks for another answer in the background.
 type renewal struct {
-	done chan struct{} // closed once a and err are set
-	a    *answer
-	err  error
+	cancel context.CancelFunc
+	done   chan struct{} // closed once a and err are set
+	a      *answer
+	err    error
 }
 
 type failedQuestion struct {
@@ -87,6 +92,7 @@ const (
 	failedPause    = 10 * time.Second // after a failure, while nobody is asked for another answer
 	refreshTimeout = 2 * time.Minute
 	maxFailed      = 1 << 12 // questions whose failure is remembered
+	maxRenewals    = 1 << 8  // at a time
 )
 
 // errKnownAbsent is the answer to a question to which the answer was a moment ago that there is nothing.
@@ -122,7 +128,7 @@ func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, e
 		return a.staled(staleError, failed), nil
 	}
 	r := s.renew(ctx, q, a)
-	if a.age() < freshTimes*q.fresh {
+	if r == nil || a.age() < freshTimes*q.fresh {
 		return a.staled(staleRevalidating, nil), nil
 	}
 	noteAsked(ctx)
@@ -147,21 +153,25 @@ func (s *answers) isFresh(a *answer, q question) bool {
 	return a.age() < q.fresh
 }
 
-// renew asks for another answer than before, once for all who come meanwhile, whether they wait for it or not.
+// renew asks for another answer than before, once for all who come meanwhile, whether they wait for it or not. It returns nil
+// while too many are asked for already, and once the Handler is closed.
 func (s *answers) renew(ctx context.Context, q question, before *answer) *renewal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.renewals[q.name]; r != nil {
 		return r
 	}
+	if s.closed || len(s.renewals) >= maxRenewals {
+		return nil
+	}
 	if s.renewals == nil {
 		s.renewals = make(map[string]*renewal)
 	}
-	r := &renewal{done: make(chan struct{})}
-	s.renewals[q.name] = r
 	ctx = context.WithValue(context.WithoutCancel(ctx), askedKey{}, nil) // who does not wait has asked nobody
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
-	go func() { // ends with the refresh
+	r := &renewal{done: make(chan struct{}), cancel: cancel}
+	s.renewals[q.name] = r
+	go func() { // ends with the refresh, at the latest when the Handler is closed
 		defer cancel()
 		r.a, r.err = s.refresh(ctx, q, before)
 		s.mu.Lock()
@@ -170,6 +180,18 @@ func (s *answers) renew(ctx context.Context, q question, before *answer) *renewa
 		close(r.done)
 	}()
 	return r
+}
+
+// close ends what is asked for in the background.
+func (s *answers) close() {
+	s.mu.Lock()
+	s.closed = true
+	renewals := slices.Collect(maps.Values(s.renewals))
+	s.mu.Unlock()
+	for _, r := range renewals {
+		r.cancel()
+		<-r.done
+	}
 }
 
 // What ServedInfo.Stale says.
@@ -246,7 +268,7 @@ func (s *answers) look(ctx context.Context, q question) *answer {
 	if near != nil && s.isFresh(near, q) || q.check == nil || s.far == nil {
 		return near
 	}
-	far := load(ctx, s.far, farName(q.name))
+	far := s.loadFar(ctx, q.name)
 	if far == nil || near != nil && !far.Time.After(near.Time) || !far.Absent && q.check(ctx, far.body) != nil {
 		return near
 	}
@@ -279,12 +301,28 @@ func (s *answers) put(name string, a *answer) {
 	s.near.put(name, a, int64(len(name)+len(a.body)+answerSize), nearAnswers)
 }
 
+// loadFar reads an answer from the Cache, which is not waited for for long: there are others to ask.
+func (s *answers) loadFar(ctx context.Context, name string) *answer {
+	ctx, cancel := context.WithTimeout(ctx, freshPatience)
+	defer cancel()
+	got := make(chan *answer, 1)
+	go func() { got <- load(ctx, s.far, farName(name)) }() // ends when the Cache has answered, or given up
+	select {
+	case a := <-got:
+		return a
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // keep keeps an answer in the Cache; if that fails it is asked for again some time.
 func (s *answers) keep(ctx context.Context, name string, a *answer) {
 	if s.far == nil {
 		return
 	}
 	if header, err := json.Marshal(a); err == nil {
-		s.far.Put(ctx, farName(name), bytes.NewReader(append(append(header, '\n'), a.body...)))
+		if err := s.far.Put(ctx, farName(name), bytes.NewReader(append(append(header, '\n'), a.body...))); err != nil {
+			s.trace.cache(ctx, CacheInfo{Name: farName(name), Err: err})
+		}
 	}
 }

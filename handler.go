@@ -2,7 +2,6 @@ package modfetch
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,17 +15,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/modfetch/modfetch/internal/flight"
 	"golang.org/x/mod/module"
 )
 
 // A Handler serves the GOPROXY protocol, and the checksum database of its Fetcher below /sumdb/. Its zero fields are sound
-// defaults; they are not changed once it serves.
+// defaults, and so are times below 0; they are not changed once it serves.
 //
-// A zip or go.mod file is verified before its first byte goes out. What no hash covers is served for as long as it is fresh,
+// A zip or go.mod file is verified before its first byte goes out, unless a setting of the Fetcher exempts it. What no hash covers is served for as long as it is fresh,
 // then while a new answer is fetched, and while none can be had; Age and Cache-Status (RFC 9211) say so, the latter with a
 // negative ttl.
 //
@@ -77,10 +74,6 @@ type ServedInfo struct {
 }
 
 func (h *Handler) init() {
-	h.ListTTL = cmp.Or(h.ListTTL, time.Minute)
-	h.LatestTTL = cmp.Or(h.LatestTTL, time.Minute)
-	h.InfoTTL = cmp.Or(h.InfoTTL, 24*time.Hour)
-	h.MaxStale = cmp.Or(h.MaxStale, 24*time.Hour)
 	for _, patterns := range []string{h.Allow, h.Deny} {
 		if err := checkPatterns(patterns); patterns != "" && err != nil {
 			h.malformed = failf(ErrForbidden, "nothing is served: %v", err)
@@ -89,10 +82,29 @@ func (h *Handler) init() {
 	h.online, h.offline = h.Fetcher.forClients(h.ServeDirect, false), h.Fetcher.forClients(false, true)
 	h.answers.alone = h.Fetcher.alone
 	h.answers.flights.Joined = func(ctx, work context.Context, _ string) { shareAsked(ctx, work) }
-	h.answers.absence = cmp.Or(h.AbsenceTTL, 30*time.Second)
+	h.answers.absence = orElse(h.AbsenceTTL, 30*time.Second)
+	h.answers.trace = h.Fetcher.trace
 	if h.answers.far = h.Fetcher.cache; h.answers.far == nil && h.Fetcher.mod != nil {
 		h.answers.far = DirCache(filepath.Join(h.Fetcher.mod.dir, "cache"))
 	}
+}
+
+// orElse returns a setting, or what is sound without one.
+func orElse(setting, sound time.Duration) time.Duration {
+	if setting > 0 {
+		return setting
+	}
+	return sound
+}
+
+func (h *Handler) latestTTL() time.Duration { return orElse(h.LatestTTL, time.Minute) }
+func (h *Handler) infoTTL() time.Duration   { return orElse(h.InfoTTL, 24*time.Hour) }
+func (h *Handler) maxStale() time.Duration  { return orElse(h.MaxStale, 24*time.Hour) }
+
+// Close ends what is asked for in the background, before the Fetcher is closed. No request is being answered or will be.
+func (h *Handler) Close() error {
+	h.answers.close()
+	return nil
 }
 
 // ServeHTTP answers one request.
@@ -234,7 +246,7 @@ func (h *Handler) permit(path string) error {
 // list is the question for the versions of a module: what is tagged, or else the newest pseudo-version.
 func (q *request) list(path, name string) question {
 	f := q.f
-	return question{name: name, fresh: q.h.ListTTL, stale: q.h.MaxStale,
+	return question{name: name, fresh: orElse(q.h.ListTTL, time.Minute), stale: q.h.maxStale(),
 		check: func(ctx context.Context, data []byte) error {
 			_, err := parseList(ctx, data, path)
 			return err
@@ -288,7 +300,7 @@ func (q *request) revision(path, rev, name string) question {
 }
 
 func (q *request) query(path, rev, name string, ask func(context.Context, *earlier) (Info, error)) question {
-	return question{name: name, fresh: q.h.LatestTTL, stale: q.h.MaxStale,
+	return question{name: name, fresh: q.h.latestTTL(), stale: q.h.maxStale(),
 		check: func(_ context.Context, data []byte) error {
 			_, err := parseAnswer(data, path, rev)
 			return err
@@ -306,7 +318,7 @@ func (q *request) query(path, rev, name string, ask func(context.Context, *earli
 // start is that one; of all that it says only the version is certain, and so it is asked for again some time.
 func (q *request) exact(m module.Version, name string) question {
 	f := q.f
-	return question{name: name, fresh: q.h.InfoTTL,
+	return question{name: name, fresh: q.h.infoTTL(),
 		ask: func(ctx context.Context, e *earlier) ([]byte, error) {
 			get := f.info
 			if e.data != nil {
@@ -327,7 +339,7 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 	if asks.check == nil && errors.As(err, &missing) { // what is not kept among the answers may be in the Fetcher's cache
 		var data []byte
 		data, err = asks.ask(ctx, new(earlier))
-		a = &answer{Time: time.Now(), body: data, tag: tagOf(data)}
+		a = &answer{body: data, tag: tagOf(data)} // of unknown age
 	}
 	if err != nil {
 		return err
@@ -354,7 +366,7 @@ func (q *request) sendAnswer(a *answer, asks question, kind string) {
 		}
 		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit%s; detail=%q", ttl, a.stale))
 	}
-	q.send(bytes.NewReader(a.body), kind, a.tag, asks.fresh, a.Time)
+	q.sendBytes(a.body, kind, a.tag, asks.fresh, a.Time)
 }
 
 // tagOf returns an ETag for a small file.
@@ -363,32 +375,43 @@ func tagOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others. What was verified may lie in memory,
-// where it is held against who vouches for it each time, as on a disk.
+// serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others.
 func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
-	name := proxyPath(m, "mod")
-	a, err := q.unlessAbsent(ctx, m, name, func() (*answer, error) {
-		file, err := q.f.goMod(ctx, m)
-		return &answer{body: file.data, tag: file.sum}, err
-	})
+	a, err := q.goMod(ctx, m)
 	if err != nil {
 		return err
 	}
-	if v, err := q.f.voucher(ctx, goModKey(m)); err != nil || v.want != "" && v.want != a.tag {
-		file, err := q.f.goMod(ctx, m)
-		if err != nil {
-			return err
-		}
-		a = &answer{body: file.data, tag: file.sum}
-		q.h.answers.put(name, a)
-	}
-	q.send(bytes.NewReader(a.body), plainText, a.tag, forEver, time.Time{})
+	q.sendBytes(a.body, plainText, a.tag, forEver, time.Time{})
 	return nil
 }
 
+// goMod returns a verified go.mod file. One that was verified may lie in memory, where it is held against who vouches for it
+// each time, as on a disk.
+func (q *request) goMod(ctx context.Context, m module.Version) (*answer, error) {
+	name := proxyPath(m, "mod")
+	get := func() (*answer, error) {
+		file, err := q.f.goMod(ctx, m)
+		return &answer{body: file.data, tag: file.sum}, err
+	}
+	a, err := q.unlessAbsent(ctx, m, name, get)
+	if err != nil {
+		return nil, err
+	}
+	if v, err := q.f.voucher(ctx, goModKey(m)); err != nil || v.want != "" && v.want != a.tag {
+		if a, err = get(); err != nil {
+			return nil, err
+		}
+		q.h.answers.put(name, a)
+	}
+	return a, nil
+}
+
 // serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
-// it.
+// it. A version that does not exist is found out by its go.mod file, for which no lock file is made.
 func (q *request) serveZip(ctx context.Context, m module.Version) error {
+	if _, err := q.goMod(ctx, m); err != nil {
+		return err
+	}
 	var z *Zip
 	_, err := q.unlessAbsent(ctx, m, proxyPath(m, "zip"), func() (a *answer, err error) {
 		z, err = q.f.Zip(ctx, m)
@@ -438,21 +461,45 @@ func (q *request) unlessAbsent(ctx context.Context, m module.Version, name strin
 
 const (
 	forEver   = 365 * 24 * time.Hour
+	immutable = "max-age=31536000, immutable" // forEver
 	plainText = "text/plain; charset=utf-8"
 )
 
 // send sends a file, or what the client wants of it.
 func (q *request) send(content io.ReadSeeker, kind, tag string, fresh time.Duration, modified time.Time) {
+	q.describe(kind, tag, fresh)
+	http.ServeContent(q.w, q.r, "", modified, content)
+}
+
+// sendBytes is send for a small file, which most clients want whole: that takes half the time.
+func (q *request) sendBytes(body []byte, kind, tag string, fresh time.Duration, modified time.Time) {
+	asks := q.r.Header
+	if q.r.Method != http.MethodGet || asks["Range"] != nil || asks["If-None-Match"] != nil || asks["If-Match"] != nil ||
+		asks["If-Modified-Since"] != nil || asks["If-Unmodified-Since"] != nil {
+		q.send(bytes.NewReader(body), kind, tag, fresh, modified)
+		return
+	}
+	q.describe(kind, tag, fresh)
+	header := q.w.Header()
+	if !modified.IsZero() {
+		header.Set("Last-Modified", modified.UTC().Format(http.TimeFormat))
+	}
+	header.Set("Accept-Ranges", "bytes")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	q.w.Write(body)
+}
+
+// describe says what is sent.
+func (q *request) describe(kind, tag string, fresh time.Duration) {
 	header := q.w.Header()
 	header.Set("Content-Type", kind)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("ETag", `"`+tag+`"`)
-	limits := "max-age=" + strconv.Itoa(int(fresh.Seconds()))
-	if fresh == forEver {
-		limits += ", immutable"
+	header.Set("Etag", `"`+tag+`"`)
+	limits := immutable
+	if fresh != forEver {
+		limits = "max-age=" + strconv.Itoa(int(fresh.Seconds()))
 	}
 	header.Set("Cache-Control", limits)
-	http.ServeContent(q.w, q.r, "", modified, content)
 }
 
 var errMethod = errors.New("only GET and HEAD are served")
@@ -567,42 +614,6 @@ func (c *counter) ReadFrom(r io.Reader) (int64, error) {
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// zipTags are the hashes of the files of zips, which are read for them once.
-type zipTags struct {
-	flights flight.Group[zipName, string]
-	known   lru[zipTag] // of the zips in the module cache, by module.Version.String
-}
-
-type zipTag struct {
-	info fs.FileInfo
-	tag  string
-}
-
-// A zipName names a file by more than its path, under which there may be another one by now.
-type zipName struct {
-	path           string
-	size, modified int64
-}
-
-func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip, info fs.FileInfo) (string, error) {
-	if last, ok := t.known.get(m.String()); ok && !z.shared && sameFile(last.info, info) {
-		return last.tag, nil
-	}
-	// Whose file is read stays until the end, though its client may have left: others may wait for the hash.
-	name := zipName{z.file.Name(), info.Size(), info.ModTime().UnixNano()}
-	return t.flights.Do(context.WithoutCancel(ctx), name, func(context.Context) (string, error) {
-		hash := sha256.New()
-		if _, err := io.Copy(hash, io.NewSectionReader(z, 0, z.Size)); err != nil {
-			return "", err
-		}
-		tag := hex.EncodeToString(hash.Sum(nil))
-		if !z.shared {
-			t.known.put(m.String(), zipTag{info, tag}, 1, maxHashed)
-		}
-		return tag, nil
-	})
-}
-
 // forClients returns the Fetcher for those who are not its owner: without `direct` unless that is wanted, and without anybody
 // to ask if it is offline. Cache, mirrors and what was learned of them are the same.
 func (f *Fetcher) forClients(direct, offline bool) *Fetcher {
@@ -617,31 +628,4 @@ func (f *Fetcher) forClients(direct, offline bool) *Fetcher {
 		}
 	}
 	return &Fetcher{v, f.goSum}
-}
-
-// askedKey is the context key of an *asking.
-type askedKey struct{}
-
-// An asking tells whether a mirror was asked for a client: by its own work, or by another's that it joined.
-type asking struct {
-	asked  atomic.Bool
-	joined atomic.Pointer[asking]
-}
-
-func (a *asking) any() bool {
-	joined := a.joined.Load()
-	return a.asked.Load() || joined != nil && joined.asked.Load()
-}
-
-func noteAsked(ctx context.Context) {
-	if a, ok := ctx.Value(askedKey{}).(*asking); ok {
-		a.asked.Store(true)
-	}
-}
-
-func shareAsked(ctx, work context.Context) {
-	a, ok := ctx.Value(askedKey{}).(*asking)
-	if first, _ := work.Value(askedKey{}).(*asking); ok {
-		a.joined.Store(first)
-	}
 }

@@ -851,15 +851,16 @@ func TestHandlerFetchesFromRepositoriesOnlyIfTold(t *testing.T) {
 		{s.URL + ",direct", false, missing, 404, "not found: mirror 1: not found\n", 1},
 		{s.URL + "|direct", false, missing, 404, "not found: mirror 1: not found\n", 1},
 		{s.URL + ",direct", true, missing, 403, "forbidden: mirror 1: not found; mirror 2: forbidden\n", 1},
-		{s.URL + ",direct", false, filesOfM["zip"], 200, "", 1},
+		{s.URL + ",direct", false, filesOfM["zip"], 200, "", 2},
 		{"direct", false, filesOfM["zip"], 403, "forbidden\n", 0},
 		{"direct", true, filesOfM["zip"], 403, "forbidden: mirror 1: forbidden\n", 0},
 	} {
-		asked := s.Count("*.zip")
+		count := func() int { return s.Count("*.zip") + s.Count("*.mod") }
+		asked := count()
 		base := startHandler(t, &modfetch.Handler{ServeDirect: c.served}, modfetch.WithGOPROXY(c.proxy), modfetch.WithSumDB(s.GOSUMDBDirect()))
 		a := askHandler(t, "GET", base+c.path)
-		if a.StatusCode != c.status || c.body != "" && a.body != c.body || s.Count("*.zip")-asked != c.asked {
-			t.Errorf("%s of %s, ServeDirect %t: %s, %q after %d requests", c.path, c.proxy, c.served, a.Status, a.body, s.Count("*.zip")-asked)
+		if a.StatusCode != c.status || c.body != "" && a.body != c.body || count()-asked != c.asked {
+			t.Errorf("%s of %s, ServeDirect %t: %s, %q after %d requests", c.path, c.proxy, c.served, a.Status, a.body, count()-asked)
 		}
 	}
 	for h, want := range map[*modfetch.Handler]string{

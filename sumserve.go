@@ -22,12 +22,14 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 	if !ok {
 		return errUnknown
 	}
-	if err := q.h.Fetcher.db.stopped(); err != nil {
-		return err
+	for _, db := range []*sumDB{q.h.Fetcher.db, q.h.offline.db} { // each has found its own forks
+		if err := db.stopped(); err != nil {
+			return err
+		}
 	}
 	if name == "supported" {
 		q.info.File = name
-		q.send(bytes.NewReader(nil), plainText, "supported", q.h.InfoTTL, time.Time{})
+		q.sendBytes(nil, plainText, "supported", q.h.infoTTL(), time.Time{})
 		return nil
 	}
 	if name == "latest" {
@@ -62,7 +64,7 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	q.send(bytes.NewReader(a.body), "application/octet-stream", a.tag, forEver, time.Time{})
+	q.sendBytes(a.body, "application/octet-stream", a.tag, forEver, time.Time{})
 	return nil
 }
 
@@ -85,6 +87,9 @@ func (q *request) serveHead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if h, err := q.f.db.openHead(a.body, nil); err == nil {
+		q.h.Fetcher.db.serve(h)
+	}
 	q.sendAnswer(a, asks, plainText)
 	return nil
 }
@@ -92,7 +97,7 @@ func (q *request) serveHead(ctx context.Context) error {
 // head is the question for the database's head.
 func (q *request) head() question {
 	db := q.f.db
-	return question{name: db.prefix() + "latest", fresh: q.h.LatestTTL,
+	return question{name: db.prefix() + "latest", fresh: q.h.latestTTL(),
 		check: func(ctx context.Context, data []byte) error {
 			h, err := db.openHead(data, nil)
 			if err != nil {
@@ -124,7 +129,7 @@ func (q *request) serveLookup(ctx context.Context, m module.Version) error {
 	if err != nil {
 		return err
 	}
-	q.send(bytes.NewReader(a.body), plainText, a.tag, q.h.InfoTTL, time.Time{})
+	q.sendBytes(a.body, plainText, a.tag, q.h.infoTTL(), time.Time{})
 	return nil
 }
 
@@ -172,12 +177,17 @@ func (db *sumDB) newestHead(ctx context.Context, before []byte) ([]byte, error) 
 			newest = h
 		}
 	}
+	return db.serve(newest).note, nil
+}
+
+// serve returns the head to serve: an older one than before is never served.
+func (db *sumDB) serve(h sumHead) sumHead {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if newest.tree.N >= db.served.tree.N {
-		db.served = newest
+	if h.tree.N >= db.served.tree.N {
+		db.served = h
 	}
-	return db.served.note, nil
+	return db.served
 }
 
 func (db *sumDB) servedHead() sumHead {

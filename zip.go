@@ -144,30 +144,29 @@ func (f *Fetcher) zipInModCache(ctx context.Context, m module.Version, tree bool
 
 // lookInModCache returns what is already there, if somebody still vouches for it: nil without an error says to go on.
 func (f *Fetcher) lookInModCache(ctx context.Context, m module.Version, tree bool) (*zipFile, error) {
-	sum := f.mod.zipHash(m)
-	if sum == "" || tree && !f.mod.complete(m) {
-		return nil, nil
-	}
-	z := &zipFile{sum: sum}
+	z := new(zipFile)
 	var err error
-	switch {
-	case tree && f.policy.Rehash:
-		if inTree, err := f.hashTree(ctx, m); err != nil || inTree != sum {
+	if tree {
+		if z.sum = f.mod.zipHash(m); z.sum == "" || !f.mod.complete(m) {
 			return nil, nil
 		}
-		if inZip, err := f.hashZip(ctx, m); err != nil || inZip != sum {
-			return nil, nil
+		if f.policy.Rehash {
+			if inTree, err := f.hashTree(ctx, m); err != nil || inTree != z.sum {
+				return nil, nil
+			}
+			if inZip, err := f.hashZip(ctx, m); err != nil || inZip != z.sum {
+				return nil, nil
+			}
 		}
-	case !tree:
-		info, err := os.Stat(f.mod.file(proxyPath(m, "zip")))
+	} else { // what this process has hashed itself
 		hashed, ok := f.hashed.get(m.String())
-		if err != nil || !ok || f.policy.Rehash {
+		if !ok || f.policy.Rehash {
 			return nil, nil
 		}
-		if hashed.sum != sum || !sameFile(info, hashed.info) {
+		if z.info, err = os.Stat(f.mod.file(proxyPath(m, "zip"))); err != nil || !sameFile(z.info, hashed.info) {
 			return nil, nil
 		}
-		z.info = info
+		z.sum = hashed.sum
 	}
 	if z.v, err = f.voucher(ctx, m); err != nil {
 		return nil, err

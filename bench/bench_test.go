@@ -438,7 +438,7 @@ func TestUnknownSetAndCase(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		"no case matches":                 {"-case", "nonesuch"},
-		"neither prepare nor measure":     {"race"},
+		"neither prepare, measure nor draw":     {"race"},
 		"at least one round":              {"-n", "0"},
 		"flags come before":               {"measure", "-n", "1", "cold"},
 		"error parsing regexp":            {"-case", "("},

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -38,7 +37,8 @@ const fleetVar = "MODFETCH_FLEET"
 
 // TestFleet runs three servers on one S3 bucket and one Redis, behind a round-robin. 32 clients ask for all files of many
 // modules: each is downloaded once. Then they ask for as many others while one server is killed and Redis stands still. A hundred
-// modules, and three seconds, are enough for every day; MODFETCH_FLEET=1000 makes it a thousand, and ten.
+// modules, and three seconds, are enough for every day; MODFETCH_FLEET=1000 makes it a thousand, and ten. Processes, Redis and S3
+// are real, and so is the time.
 func TestFleet(t *testing.T) {
 	bucket := os.Getenv(storesVar)
 	if bucket == "" {
@@ -79,7 +79,8 @@ func TestFleet(t *testing.T) {
 	var rr roundRobin
 	var servers []*exec.Cmd
 	for range 3 {
-		cmd, base := startServe(t, upstream, "-cache", b.String(), "-near", t.TempDir(), "-lock", redis.url, "-log", "warn")
+		env := append(upstream.Env(t), "AWS_ACCESS_KEY_ID="+os.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY="+os.Getenv("AWS_SECRET_ACCESS_KEY"))
+		cmd, base := startCommand(t, env, "-cache", b.String(), "-near", t.TempDir(), "-lock", redis.url, "-log", "warn")
 		servers = append(servers, cmd)
 		rr.add(t, base)
 	}
@@ -103,10 +104,10 @@ func TestFleet(t *testing.T) {
 	t.Run("troubled", func(t *testing.T) {
 		load := newLoad(front.URL, honest, versions[1])
 		load.pause = 32 * (still + 5*time.Second) / time.Duration(3*modules) // so that it lasts for longer than the trouble
-		var killed time.Time
+		var killed atomic.Pointer[time.Time]
 		trouble := time.AfterFunc(3*time.Second, func() {
 			redis.cmd.Process.Signal(syscall.SIGSTOP)
-			killed = time.Now()
+			killed.Store(new(time.Now()))
 			servers[1].Process.Kill()
 		})
 		defer trouble.Stop()
@@ -129,11 +130,15 @@ func TestFleet(t *testing.T) {
 		}
 		load.run(t)
 		goCommands.Wait()
+		kill := killed.Load()
+		if kill == nil {
+			t.Fatal("the load has ended before the trouble")
+		}
 		late := 0
 		for _, f := range load.failures {
-			if f.at.Sub(killed) > 3*time.Second {
+			if f.at.Sub(*kill) > 3*time.Second {
 				late++
-				t.Errorf("%v after the kill: %v", f.at.Sub(killed), f.err)
+				t.Errorf("%v after the kill: %v", f.at.Sub(*kill), f.err)
 			}
 		}
 		total := 3 * modules
@@ -274,50 +279,6 @@ func (r *roundRobin) RoundTrip(req *http.Request) (resp *http.Response, err erro
 		}
 	}
 	return resp, err
-}
-
-// startServe starts the command as a server, and returns where it listens.
-func startServe(t *testing.T, upstream *modfetchtest.Server, args ...string) (cmd *exec.Cmd, base string) {
-	t.Helper()
-	cmd = exec.Command(os.Args[0], "-test.run=^TestCommandInChild$")
-	cmd.Env = append(upstream.Env(t), commandVar+"=serve -addr 127.0.0.1:0 "+strings.Join(args, " "), "GORACE=atexit_sleep_ms=0",
-		"AWS_ACCESS_KEY_ID="+os.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY="+os.Getenv("AWS_SECRET_ACCESS_KEY"))
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var said []string
-	lines := bufio.NewScanner(stderr)
-	for base == "" && lines.Scan() {
-		said = append(said, lines.Text())
-		if _, after, ok := strings.Cut(lines.Text(), "GOPROXY=http://"); ok {
-			base = "http://" + strings.Fields(after)[0]
-		}
-	}
-	if base == "" {
-		t.Fatalf("the server does not listen:\n%s", strings.Join(said, "\n"))
-	}
-	done := make(chan struct{})
-	go func() { // ends with the process
-		defer close(done)
-		for lines.Scan() {
-			if len(said) < 40 {
-				said = append(said, lines.Text())
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-done
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", base, strings.Join(said, "\n"))
-		}
-	})
-	return cmd, base
 }
 
 type redisServer struct {
