@@ -72,7 +72,7 @@ func writeChart(w io.Writer, results []result) error {
 		if b.metric != "wall" {
 			return b.about + ", " + b.of + ": " + b.metric
 		}
-		return b.about + ", " + b.of
+		return b.about + ": " + b.of + " / " + b.to
 	})
 	c.lines(results)
 	_, err := fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img">
