@@ -32,7 +32,8 @@ const (
 	polling  = 200 * time.Millisecond // at least; a killed holder's lease ends without a message
 )
 
-// A Locker locks names in Redis. Its fields are set before the first Lock. It is safe for concurrent use.
+// A Locker locks names in Redis. Make one with Open, and set its fields before the first Lock; then it is safe for concurrent
+// use.
 type Locker struct {
 	// Prefix begins the name of each key, and is the channel on which waiters hear of unlocked ones: "modfetch:" if it
 	// is "". Processes that share a cache need the same.

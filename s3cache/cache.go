@@ -7,6 +7,9 @@
 // The store is not trusted: a Fetcher compares what it opens with go.sum or the checksum database again, and replaces what
 // does not match. Whoever can write to the bucket can make fetches slower, not wrong.
 //
+// The credentials need the rights to GetObject, PutObject, ListBucket, without which AWS answers 403 and not 404 for what is
+// absent, and AbortMultipartUpload.
+//
 // An upload that was neither completed nor aborted, because its process was killed, is invisible but takes space; a
 // lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes it.
 package s3cache
@@ -41,7 +44,8 @@ const (
 	abortPatience = time.Second
 )
 
-// A Cache is a modfetch.Cache in a bucket. Each file is an object, with the file's name behind the prefix for a key.
+// A Cache is a modfetch.Cache in a bucket. Each file is an object, with the file's name behind the prefix for a key. Make one
+// with Open or New; it is safe for concurrent use.
 //
 // A file that was opened is read as it was then: once its object has been replaced, what was not yet asked for cannot be
 // read any more. After an error, Put leaves the old object, unless only the store's answer was lost.

@@ -19,8 +19,9 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// An evictor keeps the files of a module cache below a size: of those used longest ago it removes the zips first, and
-// info and go.mod files only if that is not enough. What the checksum database has said is never removed.
+// An evictor keeps the files of a module cache below a size. It removes answers first, which can be asked for again: those
+// written longest ago. Then it removes the zips used longest ago, and only if that is not enough the info and go.mod files
+// written longest ago. Records and tiles of the checksum database are never removed.
 //
 // A zip's .ziphash file tells by its time when the zip was used last: the zip's own time has to stay as it is, because it
 // tells those who have hashed the zip that it is still the same.
@@ -31,7 +32,7 @@ type evictor struct {
 
 	written   atomic.Int64 // bytes that have arrived since the last walk
 	bytes     atomic.Int64 // in the cache, at the last walk
-	evictions atomic.Int64 // versions of which something was removed
+	evictions atomic.Int64 // answers, and versions of which something was removed
 	evicted   atomic.Int64 // bytes
 }
 
@@ -42,6 +43,10 @@ const (
 )
 
 func (e *evictor) downloads() string { return filepath.Join(e.mod, "cache", "download") }
+
+// answers is where the Handler keeps lists, latest versions, the database's tree head, and what branches and other revisions
+// are, of which clients choose how many.
+func (e *evictor) answers() string { return filepath.Join(e.mod, "cache", "modfetch", "fresh") }
 
 // run makes room at once, and then whenever so much may have arrived that there is too much. The cache can grow beyond the
 // limit by what arrives within a minute.
@@ -78,11 +83,11 @@ func (e *evictor) used(m module.Version) {
 // arrived notes that a mirror, or a cache behind this one, has sent n bytes.
 func (e *evictor) arrived(n int) { e.written.Add(int64(n)) }
 
-// A cachedVersion is what the cache holds of one version of a module.
+// A cachedVersion is what the cache holds of one version of a module, or one answer.
 type cachedVersion struct {
-	base string // name of its files, without the suffix
+	base string // name of its files, without the suffix; of an answer, of its file
 	zip  part
-	rest part // .info and .mod together
+	rest part // .info and .mod together, or an answer
 }
 
 type part struct {
@@ -104,7 +109,7 @@ func (p *part) use(info fs.FileInfo) {
 // walk finds out what there is, and removes what is too much.
 func (e *evictor) walk(ctx context.Context) {
 	e.written.Store(0) // before: what arrives meanwhile may not be seen
-	total, versions, err := e.find(ctx)
+	total, answers, versions, err := e.find(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.log.Warn("the size of the cache is not known", "err", err)
@@ -115,24 +120,26 @@ func (e *evictor) walk(ctx context.Context) {
 	if total <= e.max {
 		return
 	}
-	start, versionsBefore, bytesBefore := time.Now(), e.evictions.Load(), e.evicted.Load()
+	start, before, bytesBefore := time.Now(), e.evictions.Load(), e.evicted.Load()
 	target := e.max - e.max/100*keepFree
-	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.zip }, removeZip)
-	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.rest }, removeRest)
+	total = e.evict(ctx, answers, total, target, func(v *cachedVersion) *part { return &v.rest }, removeAnswer)
+	versionsBefore := e.evictions.Load()
+	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.zip }, locked(removeZip))
+	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.rest }, locked(removeRest))
 	e.bytes.Store(total)
 	level := slog.LevelInfo
 	if total > e.max {
 		level = slog.LevelWarn
 	}
-	e.log.Log(ctx, level, "made room in the cache", "versions", e.evictions.Load()-versionsBefore, "removed", e.evicted.Load()-bytesBefore,
-		"bytes", total, "limit", e.max, "ms", time.Since(start).Milliseconds())
+	e.log.Log(ctx, level, "made room in the cache", "answers", versionsBefore-before, "versions", e.evictions.Load()-versionsBefore,
+		"removed", e.evicted.Load()-bytesBefore, "bytes", total, "limit", e.max, "ms", time.Since(start).Milliseconds())
 }
 
-// find returns the size of all files below cache/download, and the versions among them.
-func (e *evictor) find(ctx context.Context) (total int64, versions []cachedVersion, err error) {
-	root := e.downloads()
+// find returns the size of all files below cache/download and of the answers, and both answers and versions.
+func (e *evictor) find(ctx context.Context) (total int64, answers, versions []cachedVersion, err error) {
+	fresh := e.answers()
 	index := make(map[string]int) // within one directory
-	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+	look := func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -151,6 +158,10 @@ func (e *evictor) find(ctx context.Context) (total int64, versions []cachedVersi
 			return err
 		}
 		total += info.Size()
+		if strings.HasPrefix(name, fresh) {
+			answers = append(answers, cachedVersion{base: name, rest: part{info.Size(), info.ModTime()}})
+			return nil
+		}
 		suffix := filepath.Ext(name)
 		if filepath.Base(filepath.Dir(name)) != "@v" || !slices.Contains([]string{".zip", ".ziphash", ".info", ".mod"}, suffix) {
 			return nil // of the checksum database, a list, a lock, or on its way
@@ -172,11 +183,15 @@ func (e *evictor) find(ctx context.Context) (total int64, versions []cachedVersi
 			v.rest.add(info)
 		}
 		return nil
-	})
-	return total, versions, err
+	}
+	if err = filepath.WalkDir(e.downloads(), look); err == nil {
+		err = filepath.WalkDir(fresh, look)
+	}
+	return total, answers, versions, err
 }
 
-// evict removes a part of versions, that used longest ago first, until the target is reached. It returns what is left.
+// evict removes a part of versions, or answers, that used longest ago first, until the target is reached. It returns what is
+// left.
 func (e *evictor) evict(ctx context.Context, versions []cachedVersion, total, target int64,
 	of func(*cachedVersion) *part, remove func(context.Context, *cachedVersion) error) int64 {
 	slices.SortFunc(versions, func(a, b cachedVersion) int {
@@ -191,7 +206,7 @@ func (e *evictor) evict(ctx context.Context, versions []cachedVersion, total, ta
 		if p.size == 0 {
 			continue
 		}
-		if err := e.locked(ctx, v, remove); err != nil {
+		if err := remove(ctx, v); err != nil {
 			e.log.Debug("cannot be removed from the cache now", "files", v.base, "err", err)
 			continue
 		}
@@ -203,16 +218,21 @@ func (e *evictor) evict(ctx context.Context, versions []cachedVersion, total, ta
 	return total
 }
 
-// locked calls remove under the go command's lock on the version. Who holds that is using the version.
-func (e *evictor) locked(ctx context.Context, v *cachedVersion, remove func(context.Context, *cachedVersion) error) error {
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	lock, err := filelock.Open(waiting, v.base+".lock", cancel)
-	if err != nil {
-		return err
+// removeAnswer removes an answer. Nobody has to be kept from writing it: at worst it is asked for once more.
+func removeAnswer(_ context.Context, v *cachedVersion) error { return os.Remove(v.base) }
+
+// locked makes remove take the go command's lock on the version. Who holds that is using the version.
+func locked(remove func(context.Context, *cachedVersion) error) func(context.Context, *cachedVersion) error {
+	return func(ctx context.Context, v *cachedVersion) error {
+		waiting, cancel := context.WithCancel(ctx)
+		defer cancel()
+		lock, err := filelock.Open(waiting, v.base+".lock", cancel)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		return remove(ctx, v)
 	}
-	defer lock.Close()
-	return remove(ctx, v)
 }
 
 // removeZip removes a zip, unless it was used since the walk. Its hash stays on record: the go command holds a tree against

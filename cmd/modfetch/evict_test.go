@@ -38,7 +38,17 @@ func newFullCache(t *testing.T) *fullCache {
 // put writes a file of a size below cache/download, as old as that.
 func (c *fullCache) put(name string, size int, age time.Duration) {
 	c.t.Helper()
-	name = filepath.Join(c.downloads(), filepath.FromSlash(name))
+	c.write(filepath.Join(c.downloads(), filepath.FromSlash(name)), size, age)
+}
+
+// answer does the same with what the Handler keeps of a list or a branch.
+func (c *fullCache) answer(name string, size int, age time.Duration) {
+	c.t.Helper()
+	c.write(filepath.Join(c.mod, "cache", "modfetch", "fresh", filepath.FromSlash(name)), size, age)
+}
+
+func (c *fullCache) write(name string, size int, age time.Duration) {
+	c.t.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
 		c.t.Fatal(err)
 	}
@@ -64,12 +74,14 @@ func (c *fullCache) version(name string, fetched, used time.Duration) {
 	c.put(name+".lock", 0, fetched)
 }
 
-// left returns the names of the files that are left, but for locks.
-func (c *fullCache) left() (names []string) {
+// left returns the names of the files below cache/download that are left, but for locks.
+func (c *fullCache) left() (names []string) { return c.below(c.downloads()) }
+
+func (c *fullCache) below(dir string) (names []string) {
 	c.t.Helper()
-	err := filepath.WalkDir(c.downloads(), func(name string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && filepath.Ext(name) != ".lock" {
-			name, err = filepath.Rel(c.downloads(), name)
+			name, err = filepath.Rel(dir, name)
 			names = append(names, filepath.ToSlash(name))
 		}
 		return err
@@ -122,8 +134,50 @@ func TestEvictLeastRecentlyUsed(t *testing.T) {
 			t.Errorf("%s is gone without need", name)
 		}
 	}
-	if !strings.Contains(c.logs.String(), `msg="made room in the cache" versions=2 removed=2000 bytes=388 limit=1500`) {
+	if !strings.Contains(c.logs.String(), `msg="made room in the cache" answers=0 versions=2 removed=2000 bytes=388 limit=1500`) {
 		t.Errorf("logged: %s", c.logs.String())
+	}
+}
+
+func TestEvictAnswersFirst(t *testing.T) {
+	c := newFullCache(t)
+	c.version("a.example/m/@v/v1.0.0", 30*day, 30*day) // 1097 bytes
+	c.answer("a.example/m/@v/list", 200, 3*day)
+	c.answer("a.example/m/@latest", 100, 2*day)
+	c.answer("a.example/m/@v/main.info", 300, 1*day) // looks like a file of a version
+	evicted := func(max int64, answers, versions int, left ...string) {
+		t.Helper()
+		c.max = max
+		c.logs.Reset()
+		c.walk(t.Context())
+		if got := c.below(filepath.Join(c.mod, "cache", "modfetch")); !slices.Equal(got, left) {
+			t.Errorf("with a limit of %d, the answers left are %v, want %v", max, got, left)
+		}
+		if want := fmt.Sprintf(" answers=%d versions=%d ", answers, versions); !strings.Contains(c.logs.String(), want) && answers+versions > 0 {
+			t.Errorf("with a limit of %d, logged: %s", max, c.logs.String())
+		}
+		if c.has("a.example/m/@v/v1.0.0.zip") != (versions == 0) {
+			t.Errorf("with a limit of %d, left are %v", max, c.left())
+		}
+	}
+	evicted(1697, 0, 0, "fresh/a.example/m/@latest", "fresh/a.example/m/@v/list", "fresh/a.example/m/@v/main.info")
+	if c.bytes.Load() != 1697 {
+		t.Errorf("the size is %d, want 1697", c.bytes.Load())
+	}
+	evicted(1696, 1, 0, "fresh/a.example/m/@latest", "fresh/a.example/m/@v/main.info")
+	evicted(1400, 2, 0)
+	if c.bytes.Load() != 1097 || c.evictions.Load() != 3 || c.evicted.Load() != 600 {
+		t.Errorf("the size is %d, after %d evictions of %d bytes", c.bytes.Load(), c.evictions.Load(), c.evicted.Load())
+	}
+	evicted(1000, 0, 1)
+	err := filepath.WalkDir(c.answers(), func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			t.Errorf("%s is left", name) // one lock for each answer would be no less than the answer
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
@@ -168,11 +222,17 @@ func TestEvictNothingInUse(t *testing.T) {
 	c := newFullCache(t)
 	c.version("a.example/m/@v/v1.0.0", 3*day, 3*day)
 	c.version("b.example/m/@v/v1.0.0", 2*day, 2*day)
-	base := filepath.Join(c.downloads(), "a.example", "m", "@v", "v1.0.0")
-	lock, err := filelock.Open(t.Context(), base+".lock", nil)
-	if err != nil {
-		t.Fatal(err)
+	c.put("c.example/m/@v/v1.0.0.mod", 30, 4*day)
+	hold := func(module string) io.Closer {
+		t.Helper()
+		lock, err := filelock.Open(t.Context(), filepath.Join(c.downloads(), module, "m", "@v", "v1.0.0.lock"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lock
 	}
+	lock := hold("a.example")
+	defer hold("c.example").Close()
 	c.max = 1500
 	c.walk(t.Context())
 	lock.Close()
@@ -180,18 +240,22 @@ func TestEvictNothingInUse(t *testing.T) {
 		t.Errorf("while a version is locked, left are %v", c.left())
 	}
 
-	_, versions, err := c.find(t.Context())
-	if err != nil || len(versions) != 2 {
+	_, _, versions, err := c.find(t.Context())
+	if err != nil || len(versions) != 3 {
 		t.Fatal(versions, err)
 	}
 	c.used(module.Version{Path: "a.example/m", Version: "v1.0.0"})
 	c.max = 100
-	if left := c.evict(t.Context(), versions, 1000, 0, func(v *cachedVersion) *part { return &v.zip }, removeZip); left != 1000 || !c.has("a.example/m/@v/v1.0.0.zip") {
+	if left := c.evict(t.Context(), versions, 1000, 0, func(v *cachedVersion) *part { return &v.zip }, locked(removeZip)); left != 1000 || !c.has("a.example/m/@v/v1.0.0.zip") {
 		t.Errorf("a zip that was used after the walk is gone, %d bytes left", left)
 	}
-	c.evict(t.Context(), versions, 1000, 0, func(v *cachedVersion) *part { return &v.rest }, removeRest)
+	c.evict(t.Context(), versions, 1000, 0, func(v *cachedVersion) *part { return &v.rest }, locked(removeRest))
 	if !c.has("a.example/m/@v/v1.0.0.mod") || c.has("b.example/m/@v/v1.0.0.mod") {
 		t.Errorf("of small files, those beside a zip are to stay; left are %v", c.left())
+	}
+	c.max = 1
+	if c.walk(t.Context()); !c.has("c.example/m/@v/v1.0.0.mod") || c.has("a.example/m/@v/v1.0.0.mod") {
+		t.Errorf("of small files, those of a locked version are to stay; left are %v", c.left())
 	}
 }
 

@@ -52,8 +52,8 @@ func newMetrics() *metrics {
 	m.seconds = histogram("modfetch_request_duration_seconds", "Time to answer a request, with its body.",
 		[]float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 120}, "file")
 	m.bytes = counter("modfetch_response_bytes_total", "Bytes of bodies sent to clients.", "file")
-	m.hits = counter("modfetch_hits_total", "Requests for which no mirror was asked.", "file")
-	m.misses = counter("modfetch_misses_total", "Requests for which a mirror was asked.", "file")
+	m.hits = counter("modfetch_hits_total", "Files served for which no mirror was asked.", "file")
+	m.misses = counter("modfetch_misses_total", "Files served for which a mirror was asked.", "file")
 	m.stale = counter("modfetch_stale_total", "Answers that were no longer fresh.", "file", "why")
 	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Name: "modfetch_requests_in_flight", Help: "Requests being answered."})
 	m.attempts = histogram("modfetch_upstream_duration_seconds", "Time a mirror took for a file, with its body, or to fail.",
@@ -79,7 +79,8 @@ func (m *metrics) watchEvictor(e *evictor) {
 		gauge("modfetch_cache_bytes", "Size of the cache, and what mirrors have sent since it was looked at.",
 			func() int64 { return e.bytes.Load() + e.written.Load() }),
 		gauge("modfetch_cache_limit_bytes", "Size beyond which files are removed from the cache.", func() int64 { return e.max }),
-		counter("modfetch_evictions_total", "Zips, and pairs of info and go.mod files, removed from the cache.", e.evictions.Load),
+		counter("modfetch_evictions_total", "Lists and the like, zips, and pairs of info and go.mod files, removed from the cache.",
+			e.evictions.Load),
 		counter("modfetch_evicted_bytes_total", "Bytes removed from the cache.", e.evicted.Load))
 }
 
@@ -96,11 +97,13 @@ func (m *metrics) answered(a *answer, elapsed time.Duration) {
 	m.requests.WithLabelValues(file, a.outcome()).Inc()
 	m.seconds.WithLabelValues(file).Observe(elapsed.Seconds())
 	m.bytes.WithLabelValues(file).Add(float64(a.bytes))
-	switch {
-	case a.info.Hit:
-		m.hits.WithLabelValues(file).Inc()
-	case a.info.File != "":
-		m.misses.WithLabelValues(file).Inc()
+	switch a.info.Status {
+	case http.StatusOK, http.StatusPartialContent, http.StatusNotModified: // a refusal asks no mirror, but is no hit
+		if a.info.Hit {
+			m.hits.WithLabelValues(file).Inc()
+		} else {
+			m.misses.WithLabelValues(file).Inc()
+		}
 	}
 	if a.info.Stale != "" {
 		m.stale.WithLabelValues(file, a.info.Stale).Inc()

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net/http"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,15 +17,19 @@ import (
 // A readiness tells at /readyz what is wrong: that the directory cannot be written, that the server is ending, or that
 // mirrors fail. While mirrors fail the answer is 200 nevertheless: they fail for all replicas, and one that serves what it
 // has is better than none.
+//
+// Everybody may ask. Which mirrors fail is for the log.
 type readiness struct {
-	dir string
+	try func() error // to write to the directory
 
-	mu      sync.Mutex               // guards the following
-	failing map[string]modfetch.Kind // mirrors that have failed since the last good answer of any
-	streak  int                      // failures since then
-	failed  time.Time                // the last one
+	mu      sync.Mutex      // guards the following
+	failing map[string]bool // mirrors that have failed since the last good answer of any
+	streak  int             // failures since then
+	failed  time.Time       // the last one
 	ending  bool
-	checked time.Time // when dir was written last
+
+	disk    sync.Mutex // guards the following; a disk that hangs must not hold up attempts, which need mu
+	checked time.Time  // when try was called last
 	dirErr  error
 }
 
@@ -50,9 +51,9 @@ func (r *readiness) attemptDone(_ context.Context, i modfetch.AttemptInfo) {
 			return
 		}
 		if r.failing == nil {
-			r.failing = make(map[string]modfetch.Kind)
+			r.failing = make(map[string]bool)
 		}
-		r.failing[i.Mirror] = i.Kind
+		r.failing[i.Mirror] = true
 		r.streak++
 		r.failed = time.Now()
 	}
@@ -75,29 +76,34 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 
 func (r *readiness) state() (status int, text string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ending {
+	ending, failing := r.ending, 0
+	if r.streak >= outage && time.Since(r.failed) < outageAge {
+		failing = len(r.failing)
+	}
+	r.mu.Unlock()
+	if ending {
 		return http.StatusServiceUnavailable, "degraded: shutting down"
 	}
-	if now := time.Now(); now.Sub(r.checked) >= dirInterval {
-		r.checked, r.dirErr = now, tryWrite(r.dir)
-	}
-	if r.dirErr != nil {
-		why := r.dirErr
+	if why := r.writable(); why != nil {
 		var path *fs.PathError
 		if errors.As(why, &path) {
 			why = path.Err // where the directory is, is nobody's business
 		}
 		return http.StatusServiceUnavailable, "degraded: the cache directory cannot be written: " + why.Error()
 	}
-	if r.streak >= outage && time.Since(r.failed) < outageAge {
-		var list []string
-		for _, mirror := range slices.Sorted(maps.Keys(r.failing)) {
-			list = append(list, fmt.Sprintf("%s (%s)", mirror, r.failing[mirror]))
-		}
-		return http.StatusOK, "degraded: no good answer from " + strings.Join(list, ", ")
+	if failing > 0 {
+		return http.StatusOK, fmt.Sprint("degraded: mirrors that fail: ", failing)
 	}
 	return http.StatusOK, "ok"
+}
+
+func (r *readiness) writable() error {
+	r.disk.Lock()
+	defer r.disk.Unlock()
+	if now := time.Now(); now.Sub(r.checked) >= dirInterval {
+		r.checked, r.dirErr = now, r.try()
+	}
+	return r.dirErr
 }
 
 // tryWrite writes a byte, since an empty file can be created on a full disk.

@@ -25,13 +25,13 @@ func TestReadiness(t *testing.T) {
 	}{
 		{"nothing yet", nil, 0, "ok"},
 		{"one failure", []modfetch.AttemptInfo{a, a}, 0, "ok"},
-		{"outage", []modfetch.AttemptInfo{b, a, a}, 0, "degraded: no good answer from https://a.example (transient), https://b.example (security)"},
-		{"outage a while ago", []modfetch.AttemptInfo{a, a, a}, 4 * time.Minute, "degraded: no good answer from https://a.example (transient)"},
+		{"outage", []modfetch.AttemptInfo{b, a, a}, 0, "degraded: mirrors that fail: 2"},
+		{"outage a while ago", []modfetch.AttemptInfo{a, a, a}, 4 * time.Minute, "degraded: mirrors that fail: 1"},
 		{"outage long ago", []modfetch.AttemptInfo{a, a, a}, 6 * time.Minute, "ok"},
 		{"a good answer", []modfetch.AttemptInfo{a, a, a, failed("https://b.example", "")}, 0, "ok"},
 		{"a 404", []modfetch.AttemptInfo{a, a, a, failed("https://b.example", modfetch.NotFound)}, 0, "ok"},
 		{"only one left", []modfetch.AttemptInfo{b, a, a, failed("https://a.example", ""), b, b, b}, 0,
-			"degraded: no good answer from https://b.example (security)"},
+			"degraded: mirrors that fail: 1"},
 		{"refusals", []modfetch.AttemptInfo{a, a, failed("https://b.example", modfetch.Forbidden)}, 0, "ok"},
 		{"slower than others", []modfetch.AttemptInfo{overtaken, overtaken, overtaken}, 0, "ok"},
 		{"gone clients", []modfetch.AttemptInfo{a, a, failed("https://a.example", modfetch.Canceled)}, 0, "ok"},
@@ -39,7 +39,7 @@ func TestReadiness(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
-				r := &readiness{dir: dir}
+				r := &readiness{try: func() error { return tryWrite(dir) }}
 				for _, i := range test.attempts {
 					r.attemptDone(t.Context(), i)
 				}
@@ -62,7 +62,7 @@ func TestReadiness(t *testing.T) {
 func TestReadinessOfDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	synctest.Test(t, func(t *testing.T) {
-		r := &readiness{dir: dir}
+		r := &readiness{try: func() error { return tryWrite(dir) }}
 		state := func(want int) {
 			t.Helper()
 			status, text := r.state()
@@ -79,4 +79,32 @@ func TestReadinessOfDirectory(t *testing.T) {
 		time.Sleep(dirInterval)
 		state(200)
 	})
+}
+
+func TestHangingDiskHoldsUpNoFetch(t *testing.T) {
+	trying, goOn := make(chan bool), make(chan bool)
+	r := &readiness{try: func() error {
+		trying <- true
+		<-goOn
+		return nil
+	}}
+	asked := make(chan bool)
+	go func() {
+		defer close(asked)
+		r.state()
+	}()
+	defer func() {
+		close(goOn)
+		<-asked
+	}()
+	<-trying
+	if !r.mu.TryLock() {
+		t.Fatal("what every attempt needs is locked while the disk is waited for")
+	}
+	r.mu.Unlock()
+	r.attemptDone(t.Context(), modfetch.AttemptInfo{Mirror: "https://a.example", Kind: modfetch.Transient})
+	r.end()
+	if status, text := r.state(); status != 503 || text != "degraded: shutting down" {
+		t.Errorf("at the end: %d %s", status, text)
+	}
 }

@@ -42,8 +42,12 @@ HTTP, not HTTPS; what faces a network belongs behind a proxy that does.
   -near dir         the directory in front of s3://; the same default
   -lock url         share the work with servers that have the same s3:// cache,
                     by redis://host:port
-  -cache-max size   remove the files used longest ago from the directory when
-                    they are more than this, such as 20GB or 500MiB; zips first
+  -cache-max size   remove files from the directory when they are more than
+                    this, such as 20GB or 500MiB: first lists, @latest and
+                    branches, which can be asked for again, then the zips used
+                    longest ago, then .info and .mod files, those written
+                    longest ago first; .ziphash and .lock files, and the
+                    checksum database's records and tiles, stay
   -mirrors list     use these mirrors instead of those in GOPROXY; the form is
                     alike: 'https://goproxy.cn|https://corp.example';
                     cn stands for five public mirrors that can be reached from
@@ -67,19 +71,22 @@ HTTP, not HTTPS; what faces a network belongs behind a proxy that does.
   -verbose-errors   tell clients which mirror failed, and why
   -max-requests n   answer 503 while n requests are being answered; the default
                     is 1000
-  -admin host:port  have /healthz, /readyz and /metrics there, and not at -addr
+  -admin host:port  have /healthz, /readyz and /metrics there, and not at -addr,
+                    where whoever can reach it can read them
   -grace d          wait so long for transfers to end after an interrupt; the
                     default is 1m; a second interrupt ends them at once
-  -log level        log to standard error, as JSON: info, which has a line for
-                    each request, and is the default; warn; error; debug
+  -log level        log to standard error: info, which has a line for each
+                    request, and is the default; warn; error; debug; all is JSON
+                    but the first line, which says where it listens, and the
+                    last error, after which it exits
 
 These paths are no modules:
 
   /healthz  200 while the process is alive
-  /readyz   200 and ok; or degraded and why: 200 while mirrors fail, since what
-            is in the cache is served, and 503 if the cache directory cannot be
-            written, or after an interrupt
-  /metrics  for Prometheus; the names begin with modfetch_
+  /readyz   200 and ok; or degraded and why: 200 while mirrors fail, which the
+            log names, since what is in the cache is served, and 503 if the
+            cache directory cannot be written, or after an interrupt
+  /metrics  for Prometheus; the names begin with modfetch_; labels name mirrors
 
 The exit code is 0 after an interrupt that all transfers have outlived, 130 if
 some were cut, 1 if serving was not possible, and 2 for a mistake in the command
@@ -130,7 +137,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) error {
 	}
 	defer shared.Close()
 	s.metrics = newMetrics()
-	s.ready = &readiness{dir: s.cache}
+	s.ready = &readiness{try: func() error { return tryWrite(s.cache) }}
 	if s.cacheMax > 0 {
 		s.evictor = &evictor{mod: s.env.GOMODCACHE, max: s.cacheMax, log: s.log}
 		s.metrics.watchEvictor(s.evictor)
@@ -143,6 +150,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) error {
 		return err
 	}
 	defer fetcher.Close()
+	defer s.handler.Close()
 	s.handler.Fetcher, s.metrics.mirrors = fetcher, fetcher.Mirrors
 	return s.run(ctx)
 }

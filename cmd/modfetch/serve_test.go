@@ -245,21 +245,44 @@ func TestServeLogs(t *testing.T) {
 
 func TestServeMetrics(t *testing.T) {
 	w := newWorld(t)
-	s := w.serve("-cache-max", "1GB")
+	s := w.serve("-cache-max", "1GB", "-deny", "example.com/denied")
 	for range 2 {
 		s.status("/example.com/a/@v/v1.0.0.mod")
 	}
 	s.status("/example.com/nope/@v/list")
+	s.status("/example.com/denied/@v/list")
 	s.status("/not a path")
+	if resp, err := http.Post(s.url+"/example.com/a/@v/v1.0.0.mod", "text/plain", nil); err != nil {
+		t.Error(err)
+	} else if resp.Body.Close(); resp.StatusCode != 405 {
+		t.Errorf("POST: %s", resp.Status)
+	}
+	resp, _ := s.get("/example.com/a/@v/v1.0.0.zip")
+	for header, want := range map[[2]string]int{
+		{"If-None-Match", resp.Header.Get("ETag")}: 304,
+		{"Range", "bytes=0-9"}:                     206,
+		{"Range", "bytes=1000000-"}:                416,
+	} {
+		if resp, _ := s.get("/example.com/a/@v/v1.0.0.zip", header[0], header[1]); resp.StatusCode != want {
+			t.Errorf("%s: %s, want %d", header, resp.Status, want)
+		}
+	}
 	w.Fault("*/example.com/b/@v/v1.0.0.zip", modfetchtest.Corrupt())
 	s.status("/example.com/b/@v/v1.0.0.zip")
 	for name, want := range map[string]string{
 		`modfetch_requests_total{file="mod",outcome="ok"}`:         "2",
 		`modfetch_requests_total{file="list",outcome="not found"}`: "1",
 		`modfetch_requests_total{file="none",outcome="not found"}`: "1",
+		`modfetch_requests_total{file="none",outcome="refused"}`:   "1",
+		`modfetch_requests_total{file="list",outcome="forbidden"}`: "1",
 		`modfetch_requests_total{file="zip",outcome="failed"}`:     "1",
 		`modfetch_hits_total{file="mod"}`:                          "1",
+		`modfetch_hits_total{file="zip"}`:                          "2",
+		`modfetch_hits_total{file="list"}`:                         "", // refused
+		`modfetch_hits_total{file="none"}`:                         "",
 		`modfetch_misses_total{file="mod"}`:                        "1",
+		`modfetch_misses_total{file="zip"}`:                        "1",
+		`modfetch_misses_total{file="list"}`:                       "",
 		`modfetch_upstream_passed_over{mirror="` + w.URL + `"}`:    "0",
 		`modfetch_requests_in_flight`:                              "0",
 		`modfetch_cache_limit_bytes`:                               "1e+09",
@@ -308,7 +331,7 @@ func TestServeIsReady(t *testing.T) {
 			t.Errorf("%s: status %d", path, status)
 		}
 	}
-	ready(200, "degraded: no good answer from "+w.URL+" (corrupt)")
+	ready(200, "degraded: mirrors that fail: 1\n")
 	if s.status("/example.com/a/@v/v1.0.0.zip") != 200 || s.status("/healthz") != 200 {
 		t.Error("what is in the cache is not served while mirrors fail")
 	}
@@ -318,6 +341,10 @@ func TestServeIsReady(t *testing.T) {
 		t.Errorf("after the outage: %d", status)
 	}
 	ready(200, "ok\n")
+	s.stop()
+	if lines := s.lines("request"); !strings.Contains(fmt.Sprint(lines[1]["err"]), w.URL) {
+		t.Errorf("which mirror has failed is not in the log: %v", lines[1])
+	}
 }
 
 func TestServeAdminApart(t *testing.T) {
@@ -471,6 +498,10 @@ func TestServeTTL(t *testing.T) {
 func TestServeTellsEvictor(t *testing.T) {
 	s := newWorld(t).serve("-cache-max", "1GB")
 	s.status("/example.com/a/@v/v1.0.0.zip")
+	if answers := (&evictor{mod: filepath.Join(s.cache, "pkg", "mod")}).answers(); s.status("/example.com/a/@v/list") != 200 ||
+		!exists(filepath.Join(answers, "example.com", "a", "@v", "list")) {
+		t.Errorf("a list is not kept in %s, where the evictor looks", answers)
+	}
 	if bytes := s.metric("modfetch_cache_bytes"); len(bytes) < 3 {
 		t.Errorf("the mirror has sent %s bytes", bytes)
 	}
