@@ -437,14 +437,14 @@ func TestUnknownSetAndCase(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 	for want, args := range map[string][]string{
-		"no case matches":                 {"-case", "nonesuch"},
-		"neither prepare, measure nor draw":     {"race"},
-		"at least one round":              {"-n", "0"},
-		"flags come before":               {"measure", "-n", "1", "cold"},
-		"error parsing regexp":            {"-case", "("},
-		"flag provided but not defined":   {"-race"},
-		"missing closing ]: `[`":          {"prepare", "-case", "["},
-		"invalid value \"x\" for flag -n": {"-n", "x"},
+		"no case matches":                   {"-case", "nonesuch"},
+		"neither prepare, measure nor draw": {"race"},
+		"at least one round":                {"-n", "0"},
+		"flags come before":                 {"measure", "-n", "1", "cold"},
+		"error parsing regexp":              {"-case", "("},
+		"flag provided but not defined":     {"-race"},
+		"missing closing ]: `[`":            {"prepare", "-case", "["},
+		"invalid value \"x\" for flag -n":   {"-n", "x"},
 	} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", args, err, want)
