@@ -96,6 +96,9 @@ func (r *round) run(ctx context.Context) (Mirror, error) {
 		case a.req.Offset+a.req.Length > 0 && !mayPass(err):
 			err = errOtherFile // what it refuses, or garbles, may be the range
 		}
+		if errors.Is(err, errRange) && !r.refused[a.place] {
+			err = errOtherFile // it was to send a part besides, and nobody else can
+		}
 		err = a.end(err)
 		if err == nil {
 			r.served(a)

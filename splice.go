@@ -106,8 +106,8 @@ func (r *round) receive(ctx context.Context, a *attempt) error {
 	}
 	s := &splice{r: r, size: a.resp.Size, began: time.Now(), wake: make(chan struct{}, 1), many: r.t.equal && r.w.race, pieces: u.pieces}
 	s.sources = []*source{{mirror: a.mirror, place: a.place, etag: a.resp.ETag}}
-	if strings.HasPrefix(a.resp.ETag, "W/") {
-		s.sources[0].fails = maxFails // its file may differ from one request to the next
+	if strings.HasPrefix(a.resp.ETag, "W/") || r.refused[a.place] {
+		s.sources[0].fails = maxFails // its file may differ from one request to the next, or it sends no parts
 	}
 	for _, place := range r.queue {
 		if !r.paused[place] && !a.health.isOdd() && !r.e.healths.get(r.t.mirrors[place]).isOdd() {

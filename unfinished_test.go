@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -308,6 +309,31 @@ func TestRangesThatFail(t *testing.T) {
 				inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
 					b.dir = tempDir(t)
 					plant(t, b.dir, bigModule, line[2], zip, gaps)
+					f, dir := b.fetcher("a")
+					b.wantBig(f, dir)
+					if b.condemned() {
+						t.Error("it was judged with a hole in it")
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestSlowMirrorWithoutRanges: parts are asked for of a slow file, and of a mirror that does not send them it is taken whole.
+func TestSlowMirrorWithoutRanges(t *testing.T) {
+	origin, sums := newBigWorld(t)
+	zip := httpGetIn(t, origin, bigZip)
+	for _, latency := range []time.Duration{0, time.Second, 8 * time.Second} {
+		for _, rate := range []int{50 << 10, 250 << 10} {
+			t.Run(fmt.Sprintf("%v %d", latency, rate), func(t *testing.T) {
+				a := origin.Mirror()
+				a.Fault("*.zip", onRange(func(w http.ResponseWriter, _ *http.Request) {
+					time.Sleep(latency)
+					w.Header().Set("Content-Length", strconv.Itoa(len(zip)))
+					w.Write(zip)
+				}).Bandwidth(rate))
+				inBubble(t, origin, sums, map[string]*modfetchtest.Server{"a": a}, func(t *testing.T, b *bubble) {
 					f, dir := b.fetcher("a")
 					b.wantBig(f, dir)
 					if b.condemned() {
