@@ -67,6 +67,9 @@ func ExampleHandler() {
 		log.Fatal(err)
 	}
 	token := []byte(os.Getenv("TOKEN"))
+	if len(token) == 0 {
+		log.Fatal("TOKEN is not set") // else no password would be the right one
+	}
 	modules := &modfetch.Handler{Fetcher: f, Allow: "github.com/corp,golang.org/x"}
 	withToken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, given, _ := r.BasicAuth() // as the go command takes it from ~/.netrc

@@ -47,7 +47,9 @@ HTTP, not HTTPS; what faces a network belongs behind a proxy that does.
                     branches, which can be asked for again, then the zips used
                     longest ago, then .info and .mod files, those written
                     longest ago first; .ziphash and .lock files, and the
-                    checksum database's records and tiles, stay
+                    checksum database's records and tiles, stay; it is
+                    looked at once a minute, so leave room for what
+                    arrives within one
   -mirrors list     use these mirrors instead of those in GOPROXY; the form is
                     alike: 'https://goproxy.cn|https://corp.example';
                     cn stands for five public mirrors that can be reached from
@@ -138,6 +140,9 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) error {
 	defer shared.Close()
 	s.metrics = newMetrics()
 	s.ready = &readiness{try: func() error { return tryWrite(s.cache) }}
+	if err := s.ready.try(); err != nil {
+		return fmt.Errorf("-cache: %w", err)
+	}
 	if s.cacheMax > 0 {
 		s.evictor = &evictor{mod: s.env.GOMODCACHE, max: s.cacheMax, log: s.log}
 		s.metrics.watchEvictor(s.evictor)
