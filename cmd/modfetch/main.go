@@ -53,6 +53,7 @@ var commands = []command{
 	{"verify", "verify what the module cache holds", verifyHelp, runVerify},
 	{"list", "list the versions of modules", listHelp, runList},
 	{"info", "resolve queries to versions", infoHelp, runInfo},
+	{"bundle", "carry modules to machines without a network", bundleHelp, runBundle},
 	{"serve", "serve modules to go commands", serveHelp, runServe},
 	{"env", "print the settings, and who would be asked", envHelp, runEnv},
 	{"version", "print the version of modfetch", versionHelp, runVersion},
