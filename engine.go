@@ -80,7 +80,9 @@ func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error
 			continue
 		}
 		if !e.mayCross(ctx, last, w) {
-			failed.Hint = stopHint(last, tiers[i+1])
+			if tiers[i+1].mirrors[0] != (offline{}) { // who would not be asked anyway
+				failed.Hint = stopHint(last, tiers[i+1])
+			}
 			break
 		}
 		e.trace.crossed(ctx, AttemptInfo{Module: w.module, Path: w.path, Mirror: last.Mirror, Kind: last.Kind, Err: last.Err})

@@ -47,6 +47,12 @@ type Policy struct {
 	NoExtract       bool // Download leaves modules as zips
 	Rehash          bool // hash every zip and tree in the module cache again before it is handed out, not only its recorded hash
 
+	// Offline asks no mirror but file systems, those of file:// and [FSMirror], and opens no socket: other mirrors, `direct` and
+	// the checksum database's own host are left out of whatever list they stand in. Where somebody was left out, what is
+	// neither in the cache nor in a file system is an [OfflineError], not an absence. A Cache, Locker or SumSource that is
+	// given does what it does.
+	Offline bool
+
 	// AskAll, if it is not 0, is for what no hash covers: a list, the latest version, a branch, tag or commit. All mirrors of
 	// the first tier, joined by `|`, are asked at once, and what they say within this time is put together: the union of their
 	// lists, the newest version whose go.mod file is verified. If none has answered by then, the first answer counts, and if
@@ -266,6 +272,9 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 		rule.tiers = tiers
 		r.rules = append(r.rules, rule)
 	}
+	if f.policy.Offline {
+		r.goOffline()
+	}
 	for _, p := range c.private {
 		if err := checkPatterns(p); err != nil {
 			return fmt.Errorf("WithPrivate: %w", err)
@@ -308,6 +317,9 @@ func (c *config) setSumDB(f *Fetcher, env GoEnv, client *http.Client) error {
 	db, err := newSumDB(setting, client)
 	if err != nil {
 		return fmt.Errorf("%s is %q: %w", source, withoutSecrets(setting), err)
+	}
+	if f.policy.Offline {
+		db.goOffline()
 	}
 	db.routes, db.engine = &f.routes, f.engine
 	f.db = db

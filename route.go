@@ -19,6 +19,7 @@ type routes struct {
 	rules   []route     // WithRoute: the first that matches takes the path
 	noProxy []exemption // GONOPROXY and the like: these paths see no mirror but the module's own origin
 	direct  *direct
+	offline bool // Policy.Offline: none but file systems may be asked
 }
 
 // A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
@@ -42,6 +43,8 @@ func (r *routes) to(path string) []tier {
 	switch {
 	case matching(r.noProxy, path) == "":
 		return r.tiers
+	case r.offline:
+		return []tier{{mirrors: []Mirror{offline{}}}}
 	case r.direct == nil:
 		return nil
 	}
@@ -179,6 +182,44 @@ func (off) Fetch(context.Context, Request) (*Response, error) {
 }
 
 var errOff = &failure{kind: ErrForbidden, msg: "the mirror list ends in off: no further source may be asked"}
+
+// offline stands for the mirrors that Policy.Offline leaves out: what they have is not known, and so not absent.
+type offline struct{}
+
+func (offline) String() string { return "offline" }
+
+func (offline) Fetch(_ context.Context, r Request) (*Response, error) {
+	return nil, fmt.Errorf("%w: fetch it once without Policy.Offline, or add a file system that has it, by file:// or FSMirror", &OfflineError{r.Path})
+}
+
+// goOffline leaves out all mirrors but file systems.
+func (r *routes) goOffline() {
+	only := func(tiers []tier) (kept []tier) {
+		left := false
+		for _, t := range tiers {
+			all := len(t.mirrors)
+			t.mirrors = slices.DeleteFunc(slices.Clone(t.mirrors), func(m Mirror) bool { return !isFiles(m) })
+			left = left || len(t.mirrors) < all
+			if len(t.mirrors) > 0 {
+				kept = append(kept, t)
+			}
+		}
+		if left {
+			kept = append(kept, tier{mirrors: []Mirror{offline{}}})
+		}
+		return kept
+	}
+	r.offline, r.tiers = true, only(r.tiers)
+	for i := range r.rules {
+		r.rules[i].tiers = only(r.rules[i].tiers)
+	}
+}
+
+// isFiles reports whether a mirror opens no socket.
+func isFiles(m Mirror) bool {
+	_, ok := m.(*fsMirror)
+	return ok
+}
 
 // A Route says who would be asked about a module path; nobody is.
 type Route struct {

@@ -38,7 +38,7 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 	for _, t := range mirrors {
 		var bases []Mirror
 		for _, m := range t.mirrors {
-			if m != db.routes.direct && m != (off{}) {
+			if m != db.routes.direct && m != (off{}) && m != (offline{}) {
 				bases = append(bases, db.base(m))
 			}
 		}
@@ -53,6 +53,14 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 		places = append(places, sumPlace{[]tier{{mirrors: []Mirror{db.host}}}, &db.hostRetry})
 	}
 	return places
+}
+
+// goOffline leaves out the database's own host, and the URL that GOSUMDB names unless it is that of files.
+func (db *sumDB) goOffline() {
+	db.host.Mirror = offline{}
+	if db.explicit != nil && !isFiles(db.explicit[0].Mirror) {
+		db.explicit = nil
+	}
 }
 
 // prefer moves a base as far to the front as the order of places and tiers allows: no `,` is crossed by it.
