@@ -884,7 +884,7 @@ func TestVersionThatMirrorsHaveDropped(t *testing.T) {
 
 // TestRandomNamesFillNothing: names that clients make up are remembered within bounds, and never on disk.
 func TestRandomNamesFillNothing(t *testing.T) {
-	const names, length, most = 7500, 3800, 22 << 20
+	const names, length, most = 6000, 3800, 22 << 20
 	dir, origin := tempDir(t), newDatedOrigin(t)
 	nowhere := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "not found", http.StatusNotFound) })
 	synctest.Test(t, func(t *testing.T) {
