@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -96,14 +97,7 @@ const (
 )
 
 // errKnownAbsent is the answer to a question to which the answer was a moment ago that there is nothing.
-var errKnownAbsent = &absentError{}
-
-type absentError struct{}
-
-func (*absentError) Error() string {
-	return "the mirrors have said a moment ago that it does not exist"
-}
-func (*absentError) Is(target error) bool { return target == fs.ErrNotExist }
+var errKnownAbsent = fmt.Errorf("the mirrors have said so a moment ago: %w", fs.ErrNotExist)
 
 // get answers a question: at once if the answer is fresh, else with a new one, else with the one that there is.
 func (s *answers) get(ctx context.Context, q question, offline bool) (*answer, error) {

@@ -3,8 +3,6 @@ package modfetch
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -252,15 +250,10 @@ func (q *request) list(path, name string) question {
 			return err
 		},
 		ask: func(ctx context.Context, e *earlier) ([]byte, error) {
-			l, err := f.lists(ctx, path, e)
+			all, err := f.versions(ctx, path, e)
 			if err != nil {
 				return nil, err
 			}
-			all, err := l.union(ctx)
-			if err != nil {
-				return nil, err
-			}
-			l.lag(ctx, f.trace, all, "")
 			if len(all.versions) == 0 && all.pseudo != "" {
 				all.versions = []string{all.pseudo}
 			}
@@ -352,29 +345,6 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 	return nil
 }
 
-// sendAnswer sends an answer and says how old it is.
-func (q *request) sendAnswer(a *answer, asks question, kind string) {
-	q.info.Stale, q.info.Err = a.stale, a.err
-	header := q.w.Header()
-	if !a.Time.IsZero() {
-		header.Set("Age", strconv.Itoa(int(a.age().Seconds())))
-	}
-	if a.stale != "" {
-		ttl := "" // unknown for a head that is kept
-		if !a.Time.IsZero() {
-			ttl = fmt.Sprintf("; ttl=%d", int((asks.fresh - a.age()).Seconds()))
-		}
-		header.Set("Cache-Status", fmt.Sprintf("modfetch; hit%s; detail=%q", ttl, a.stale))
-	}
-	q.sendBytes(a.body, kind, a.tag, asks.fresh, a.Time)
-}
-
-// tagOf returns an ETag for a small file.
-func tagOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
 // serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others.
 func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
 	a, err := q.goMod(ctx, m)
@@ -397,7 +367,11 @@ func (q *request) goMod(ctx context.Context, m module.Version) (*answer, error) 
 	if err != nil {
 		return nil, err
 	}
-	if v, err := q.f.voucher(ctx, goModKey(m)); err != nil || v.want != "" && v.want != a.tag {
+	v, err := q.f.voucher(ctx, goModKey(m))
+	if err == nil {
+		err = q.f.verdict(ctx, v, goModKey(m), a.tag, "memory")
+	}
+	if err != nil { // it is decided anew
 		if a, err = get(); err != nil {
 			return nil, err
 		}
@@ -458,161 +432,6 @@ func (q *request) unlessAbsent(ctx context.Context, m module.Version, name strin
 	}
 	return a, err
 }
-
-const (
-	forEver   = 365 * 24 * time.Hour
-	immutable = "max-age=31536000, immutable" // forEver
-	plainText = "text/plain; charset=utf-8"
-)
-
-// send sends a file, or what the client wants of it.
-func (q *request) send(content io.ReadSeeker, kind, tag string, fresh time.Duration, modified time.Time) {
-	q.describe(kind, tag, fresh)
-	http.ServeContent(q.w, q.r, "", modified, content)
-}
-
-// sendBytes is send for a small file, which most clients want whole: that takes half the time.
-func (q *request) sendBytes(body []byte, kind, tag string, fresh time.Duration, modified time.Time) {
-	asks := q.r.Header
-	if q.r.Method != http.MethodGet || asks["Range"] != nil || asks["If-None-Match"] != nil || asks["If-Match"] != nil ||
-		asks["If-Modified-Since"] != nil || asks["If-Unmodified-Since"] != nil {
-		q.send(bytes.NewReader(body), kind, tag, fresh, modified)
-		return
-	}
-	q.describe(kind, tag, fresh)
-	header := q.w.Header()
-	if !modified.IsZero() {
-		header.Set("Last-Modified", modified.UTC().Format(http.TimeFormat))
-	}
-	header.Set("Accept-Ranges", "bytes")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	q.w.Write(body)
-}
-
-// describe says what is sent.
-func (q *request) describe(kind, tag string, fresh time.Duration) {
-	header := q.w.Header()
-	header.Set("Content-Type", kind)
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Etag", `"`+tag+`"`)
-	limits := immutable
-	if fresh != forEver {
-		limits = "max-age=" + strconv.Itoa(int(fresh.Seconds()))
-	}
-	header.Set("Cache-Control", limits)
-}
-
-var errMethod = errors.New("only GET and HEAD are served")
-
-// statusGone is told of an answer that nobody waits for any more; no client sees it.
-const statusGone = 499
-
-// fail answers with an error: one line of which kind it is, and of which mirror by its place in the list, or all of it.
-func (q *request) fail(err error) {
-	q.info.Err = err
-	var offline *OfflineError
-	status, kind := http.StatusBadGateway, string(KindOf(err))
-	switch KindOf(err) {
-	case NotFound:
-		status = http.StatusNotFound
-	case Forbidden:
-		status = http.StatusForbidden
-	case Transient:
-		if timedOut(err) {
-			status, kind = http.StatusGatewayTimeout, "timeout"
-		}
-	case Canceled:
-		status = statusGone
-		if q.r.Context().Err() == nil || errors.Is(err, context.DeadlineExceeded) {
-			status, kind = http.StatusGatewayTimeout, "timeout"
-		}
-	}
-	header := q.w.Header()
-	switch {
-	case err == errMethod:
-		status, kind = http.StatusMethodNotAllowed, err.Error()
-		header.Set("Allow", "GET, HEAD")
-	case errors.As(err, &offline) && q.disabled:
-		status, kind = http.StatusNotFound, "not in the cache, and Disable-Module-Fetch was asked for"
-	case errors.As(err, &offline):
-		status, kind = http.StatusServiceUnavailable, "not in the cache, and no mirror is asked"
-	}
-	text := kind + q.blamed(err)
-	if q.h.VerboseErrors {
-		text = err.Error()
-	}
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Type", plainText)
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Content-Length", strconv.Itoa(len(text)+1))
-	q.w.WriteHeader(status)
-	if q.r.Method != http.MethodHead {
-		io.WriteString(q.w, text+"\n")
-	}
-}
-
-// blamed tells what each mirror did, by its place among those that may be asked.
-func (q *request) blamed(err error) string {
-	var failed *FetchError
-	if !errors.As(err, &failed) {
-		return ""
-	}
-	places, n := make(map[string]int), 0
-	for _, t := range q.h.online.routes.to(q.info.Module.Path) {
-		for _, m := range t.mirrors {
-			if n++; places[m.String()] == 0 {
-				places[m.String()] = n
-			}
-		}
-	}
-	var text strings.Builder
-	for i, a := range failed.Attempts {
-		if i == maxBlamed {
-			text.WriteString("; ...")
-			break
-		}
-		sep, who := "; ", "the checksum database's host"
-		if i == 0 {
-			sep = ": "
-		}
-		if place := places[a.Mirror]; place > 0 {
-			who = fmt.Sprint("mirror ", place)
-		}
-		fmt.Fprintf(&text, "%s%s: %s", sep, who, a.Kind)
-	}
-	return text.String()
-}
-
-const maxBlamed = 16 // mirrors
-
-// A counter counts what is answered.
-type counter struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-}
-
-func (c *counter) WriteHeader(status int) {
-	if status >= 200 {
-		c.status = status
-	}
-	c.ResponseWriter.WriteHeader(status)
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.bytes += int64(n)
-	return n, err
-}
-
-// ReadFrom lets the kernel send a file.
-func (c *counter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.ResponseWriter, r)
-	c.bytes += n
-	return n, err
-}
-
-func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // forClients returns the Fetcher for those who are not its owner: without `direct` unless that is wanted, and without anybody
 // to ask if it is offline. Cache, mirrors and what was learned of them are the same.

@@ -28,16 +28,22 @@ func (f *Fetcher) Versions(ctx context.Context, path string) ([]string, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	l, err := f.lists(ctx, path, nil)
+	all, err := f.versions(ctx, path, nil)
+	return all.versions, err
+}
+
+// versions puts the lists of the mirrors together, and tells who lags.
+func (f *Fetcher) versions(ctx context.Context, path string, e *earlier) (versionList, error) {
+	l, err := f.lists(ctx, path, e)
 	if err != nil {
-		return nil, err
+		return versionList{}, err
 	}
 	all, err := l.union(ctx)
 	if err != nil {
-		return nil, err
+		return versionList{}, err
 	}
 	l.lag(ctx, f.trace, all, "")
-	return all.versions, nil
+	return all, nil
 }
 
 // A versionList is a mirror's list: tagged versions in ascending order, and the newest pseudo-version among its lines.

@@ -62,7 +62,8 @@ func (r *routes) withoutDirect() routes {
 		}
 		return kept
 	}
-	out := routes{tiers: without(r.tiers), noProxy: r.noProxy}
+	out := *r
+	out.tiers, out.rules, out.direct = without(r.tiers), nil, nil
 	for _, rule := range r.rules {
 		rule.tiers = without(rule.tiers)
 		out.rules = append(out.rules, rule)
