@@ -182,6 +182,7 @@ const maxPeak = 96 << 10 // KiB
 
 // TestBombMemory measures processes that download modules of which the first mirror sends bombs.
 func TestBombMemory(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the memory of a process is read from /proc")
 	}

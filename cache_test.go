@@ -115,6 +115,7 @@ func TestCacheContract(t *testing.T) {
 }
 
 func TestCacheConformance(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(t *testing.T) modfetch.Cache{
 		"DirCache": func(t *testing.T) modfetch.Cache { return modfetch.DirCache(t.TempDir()) },
 		"MemCache": func(*testing.T) modfetch.Cache { return new(modfetch.MemCache) },
@@ -600,6 +601,7 @@ func (c closeFunc) Close() error {
 
 // TestNoTrustIsLent has Fetchers that accept different bytes of one version work in one cache, each after each other one.
 func TestNoTrustIsLent(t *testing.T) {
+	t.Parallel()
 	s := newWorld(t)
 	evil := modfetchtest.NewServer(t, nil)
 	evil.Add(modfetchtest.NewModule(moduleM.Path, moduleM.Version).File("m.go", "package evil\n").File("go.mod", "module example.com/m\n\ngo 1.99\n"))

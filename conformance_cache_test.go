@@ -190,6 +190,7 @@ func TestDamagedModuleCache(t *testing.T) {
 }
 
 func TestZipsAgainstTheRules(t *testing.T) {
+	t.Parallel()
 	raw := func(t *testing.T, names ...string) []byte {
 		t.Helper()
 		var buf bytes.Buffer

@@ -400,6 +400,7 @@ func TestDefaultOfMaxStale(t *testing.T) {
 
 // TestFailingMirrorIsNotAskedForEachRequest, as long as there is something to serve.
 func TestFailingMirrorIsNotAskedForEachRequest(t *testing.T) {
+	t.Parallel()
 	inFront(t, newDatedOrigin(t), new(modfetch.Handler), func(t *testing.T, f *front) {
 		f.get(listOfM)
 		f.origin.Fault(listOfM, modfetchtest.Status(403))
@@ -741,6 +742,7 @@ func TestPublishedElsewhereInTheMeantime(t *testing.T) {
 
 // TestForgedAnswers: what others have put into the Cache is served only if it could have been an answer.
 func TestForgedAnswers(t *testing.T) {
+	t.Parallel()
 	header := func(age time.Duration, more string) string {
 		return `{"Time":"` + time.Now().Add(-age).Format(time.RFC3339Nano) + `"` + more + "}\n"
 	}

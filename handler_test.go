@@ -1252,6 +1252,7 @@ func (c slowCache) Open(ctx context.Context, name string) (io.ReadSeekCloser, er
 
 // TestGoCommandBehindAHandler has a go command that can reach nothing but a Handler, the checksum database included.
 func TestGoCommandBehindAHandler(t *testing.T) {
+	t.Parallel()
 	goCommand := needGo(t)
 	s := newWorld(t)
 	const replaced = "module example.com/chain\n\ngo 1.26\n\nrequire (\n\texample.com/m v1.0.0\n\texample.com/Upper/Case v1.0.0-RC1\n\texample.com/old v3.0.0+incompatible\n)\n"
@@ -1346,6 +1347,7 @@ func TestGoCommandBehindAHandler(t *testing.T) {
 
 // TestHandlerMemory measures a Handler, as a process of its own, of which clients ask for what a mirror makes 400 MiB long.
 func TestHandlerMemory(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the memory of a process is read from /proc")
 	}

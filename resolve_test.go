@@ -210,6 +210,7 @@ func TestUpgradeAndPatchAreTheGoCommands(t *testing.T) {
 
 // TestRandomQueriesAreTheGoCommands does so for lists, retractions and queries made from a seed. MODFETCH_SEED repeats a run.
 func TestRandomQueriesAreTheGoCommands(t *testing.T) {
+	t.Parallel()
 	r := seeded(t)
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	number := func(path string) string { // without the v

@@ -229,6 +229,7 @@ func presentable(text string) bool {
 
 // TestForeignTextIsBoundedAndPrintable puts hostile text into every place of an answer.
 func TestForeignTextIsBoundedAndPrintable(t *testing.T) {
+	t.Parallel()
 	type place struct {
 		answer func(noise string) string
 		ask    modfetch.Request

@@ -258,6 +258,7 @@ func returns[T any](t *testing.T, name string, call func() (T, error)) (T, error
 // TestNoFileInPlaceOfAFile puts what is no file where one is expected. What is replaced by a rename is replaced; where files
 // are rewritten in place there is an error that names it.
 func TestNoFileInPlaceOfAFile(t *testing.T) {
+	t.Parallel()
 	for what, create := range map[string]func(name string) error{
 		"FIFO":      func(name string) error { return unix.Mkfifo(name, 0o666) },
 		"device":    func(name string) error { return os.Symlink("/dev/zero", name) },

@@ -539,6 +539,7 @@ func TestCondemnedMirrorIsPassedOver(t *testing.T) {
 }
 
 func TestTransfersAreResumed(t *testing.T) {
+	t.Parallel()
 	origin, sums := newBigWorld(t)
 	cut := modfetchtest.Truncate(1 << 20).Times(1)
 	size := int64(len(httpGetIn(t, origin, "/example.com/big/@v/v1.0.0.zip")))
@@ -700,6 +701,7 @@ func TestSlowTransferIsSpread(t *testing.T) {
 // TestRandomFaults lets mirrors fail at random while one of them stays honest: everything arrives, by whatever way, and
 // nothing is left. A failure prints the seed.
 func TestRandomFaults(t *testing.T) {
+	t.Parallel()
 	origin, sums := newBigWorld(t)
 	rounds, _ := strconv.Atoi(cmp.Or(os.Getenv("MODFETCH_ROUNDS"), "25"))
 	base := rand.Uint64()

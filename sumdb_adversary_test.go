@@ -121,6 +121,7 @@ func (c *goClient) wantSecurity(t testing.TB, m module.Version, says string, hea
 func failLookups(s *modfetchtest.Server) { s.Fault("*/lookup/*", modfetchtest.Status(500)) }
 
 func TestForkOfALargeLog(t *testing.T) {
+	t.Parallel()
 	origin := newLog(t)
 	for name, grow := range map[string][2]int{
 		"neither side has grown": {0, 0},
@@ -156,6 +157,7 @@ func TestForkOfALargeLog(t *testing.T) {
 // TestForkIsFoundBehindAnHonestAnswer: the record is proven through one mirror, but another has shown a head that the
 // database must not have signed.
 func TestForkIsFoundBehindAnHonestAnswer(t *testing.T) {
+	t.Parallel()
 	ours := newLog(t)
 	theirs := ours.Fork()
 	c := newGoClient(t, ours, ours.URL)
@@ -254,6 +256,7 @@ func (c *goClient) compared(t testing.TB) map[string]modfetch.HeadInfo {
 }
 
 func TestHeadsAreCompared(t *testing.T) {
+	t.Parallel()
 	s := newLog(t)
 	behind := latestOf(t, s)
 	stale := s.Lag() // it has none of the tiles to come
@@ -348,6 +351,7 @@ func TestHeadsAreCompared(t *testing.T) {
 
 // TestHeadsAreHeldAgainstTheKeptOne: what a single mirror shows is compared with what was seen before.
 func TestHeadsAreHeldAgainstTheKeptOne(t *testing.T) {
+	t.Parallel()
 	s := newLog(t)
 	behind := latestOf(t, s)
 	stale := s.Lag()
@@ -383,6 +387,7 @@ func TestHeadsAreHeldAgainstTheKeptOne(t *testing.T) {
 }
 
 func TestComparedHeadsThatContradictEachOther(t *testing.T) {
+	t.Parallel()
 	origin := newLog(t)
 	for name, grow := range map[string][2]int{"of one size": {0, 0}, "of two sizes": {0, 300}, "far apart": {300, 9000}} {
 		for _, shown := range []string{"one|two", "two,one", "two, to one kept", "one|two, nothing kept", "two without tiles|one"} {
@@ -568,6 +573,7 @@ func TestComparingHeadsWaitsForNobodyForLong(t *testing.T) {
 // TestLiarBesideAnHonestMirror: what one mirror says about the log never keeps another from answering, however they share
 // the work, and a path is told to nobody behind a `,`.
 func TestLiarBesideAnHonestMirror(t *testing.T) {
+	t.Parallel()
 	honest := newLog(t)
 	flip := modfetchtest.CorruptRaw(-1)
 	for name, lie := range map[string]func(liar *modfetchtest.Server){
@@ -620,6 +626,7 @@ func TestLiarBesideAnHonestMirror(t *testing.T) {
 
 // TestOneLookupAtATimeStaysLinear: a head that grows between lookups costs each lookup its own proof, not that of all before.
 func TestOneLookupAtATimeStaysLinear(t *testing.T) {
+	t.Parallel()
 	s := newLog(t)
 	c := newGoClient(t, s, s.URL)
 	var most int
@@ -641,6 +648,7 @@ func TestOneLookupAtATimeStaysLinear(t *testing.T) {
 // against their parents, so a mirror could forge a record's tile and the one above it. It succeeds against
 // golang.org/x/mod v0.39.0.
 func TestForgedTilesOfAnOldAdvisory(t *testing.T) {
+	t.Parallel()
 	s := newLog(t)
 	honest := lookupReply(t, s, moduleM)
 	evil := bytes.Replace(honest, []byte("h1:"), []byte("h1:AAAA"), 1)
@@ -867,6 +875,7 @@ func TestProcessesThatShareACache(t *testing.T) {
 // TestEvidenceIsNotPiledUp: a mirror can cause any number of lookups that cannot be proven, and none of them pushes out what
 // was kept before, nor is any of them lost: it is in the error then.
 func TestEvidenceIsNotPiledUp(t *testing.T) {
+	t.Parallel()
 	const most = 64
 	s := newWorld(t)
 	one := s.Fork()

@@ -191,6 +191,7 @@ func TestGoCommandVerifiesThroughAHandler(t *testing.T) {
 
 // TestForgedFilesAreNeverServed: what others have put into the module cache or the Cache is replaced, or refused.
 func TestForgedFilesAreNeverServed(t *testing.T) {
+	t.Parallel()
 	origin := newTallWorld(t)
 	served := slices.Concat([]string{"latest"}, lookupsOf(allModules...), tallTiles)
 	lag := origin.Lag()
@@ -287,6 +288,7 @@ func filesBelow(t testing.TB, dir string) (names []string) {
 
 // TestLyingMirror: what it says is not served, it is no absence, and an honest mirror behind it heals.
 func TestLyingMirror(t *testing.T) {
+	t.Parallel()
 	origin := newTallWorld(t)
 	lag := origin.Lag()
 	old := honestSum(t, lag, "latest")

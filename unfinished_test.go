@@ -54,6 +54,7 @@ func (b *bubble) interrupt(list string, d time.Duration) {
 
 // TestInterruptedTransfersGoOn: the next process asks only for what the one before has not got.
 func TestInterruptedTransfersGoOn(t *testing.T) {
+	t.Parallel()
 	origin, sums := newBigWorld(t)
 	size := int64(len(httpGetIn(t, origin, bigZip)))
 	for name, c := range map[string]struct {
@@ -288,6 +289,7 @@ func TestWhatIsSetAsideIsBound(t *testing.T) {
 
 // TestRangesThatFail: what has arrived must not keep anybody from a file that can be had only whole.
 func TestRangesThatFail(t *testing.T) {
+	t.Parallel()
 	origin, sums := newBigWorld(t)
 	line := strings.Fields(origin.GoSum(bigModule.Path, bigModule.Version))
 	zip := httpGetIn(t, origin, bigZip)

@@ -131,6 +131,7 @@ func swappedWorld(t *testing.T) (opts []modfetch.Option, good, evil string) {
 }
 
 func TestDamagedCacheGivesGoodBytesOrAnError(t *testing.T) {
+	t.Parallel()
 	for name, damage := range damages {
 		for _, policy := range []modfetch.Policy{{}, {Rehash: true}} {
 			t.Run(fmt.Sprintf("%s, rehash %t", name, policy.Rehash), func(t *testing.T) {
@@ -191,6 +192,7 @@ func TestDamagedCacheGivesGoodBytesOrAnError(t *testing.T) {
 }
 
 func TestDamagedCacheGivesGoodTreesFirst(t *testing.T) {
+	t.Parallel()
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			opts, good, evil := swappedWorld(t)
@@ -221,6 +223,7 @@ func TestDamagedCacheGivesGoodTreesFirst(t *testing.T) {
 // There is one exception to good bytes or an error, which is also the go command's: a tree beside the good hash is believed
 // unless Policy.Rehash is set, since that hash, not the tree, is what is compared on every call.
 func TestEveryCombinationOfZipHashAndTree(t *testing.T) {
+	t.Parallel()
 	online, good, evil := swappedWorld(t)
 	hash := func(dir string) string {
 		t.Helper()
@@ -378,6 +381,7 @@ func TestRecordedHashIsNotTakenForTheComputedOne(t *testing.T) {
 }
 
 func TestVerifyNamesWhatDiffersAndRehashRepairsIt(t *testing.T) {
+	t.Parallel()
 	want := map[string][]string{
 		"zip swapped": {"zip"}, "ziphash swapped": {"ziphash"}, "tree swapped": {"tree"}, "go.mod swapped": {"mod"},
 		"zip and ziphash swapped": {"zip", "ziphash"}, "all swapped": {"mod", "zip", "ziphash", "tree"},
