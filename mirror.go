@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -292,9 +294,21 @@ type fsMirror struct {
 	name string
 }
 
-// FSMirror serves a GOPROXY tree in a file system: an embed.FS, or os.DirFS of a bundle or of a module cache's
-// cache/download directory. It opens no socket.
-func FSMirror(fsys fs.FS) Mirror { return &fsMirror{fsys, fmt.Sprintf("file system %T", fsys)} }
+// FSMirror serves a GOPROXY tree in a file system: os.DirFS of a bundle or of a module cache's cache/download directory, an
+// embed.FS, of which fs.Sub leads to the tree. It opens no socket. Its name is what a String method of fsys says.
+//
+// A module cache has no checksum database; what comes from it go.sum has to vouch for. A tree without any file is no mirror
+// that lacks one, but perhaps a disk that is not mounted: that is Transient, not an absence.
+func FSMirror(fsys fs.FS) Mirror {
+	name := fmt.Sprintf("%T", fsys)
+	if v := reflect.ValueOf(fsys); v.Kind() == reflect.String { // os.DirFS
+		name = v.String()
+	}
+	if s, ok := fsys.(fmt.Stringer); ok {
+		name = s.String()
+	}
+	return &fsMirror{fsys, "file system " + name}
+}
 
 func (m *fsMirror) String() string { return m.name }
 
@@ -302,16 +316,17 @@ func (m *fsMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := m.fsys.Open(r.Path)
+	info, err := fs.Stat(m.fsys, r.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = cmp.Or(m.isThere(), err)
+	} else if err == nil && !info.Mode().IsRegular() { // to open a FIFO never ends
+		err = failf(ErrCorrupt, "%s is no regular file", r.Path)
+	}
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && info.IsDir() {
-		err = failf(ErrCorrupt, "%s is a directory", r.Path)
-	}
+	f, err := m.fsys.Open(r.Path)
 	if err != nil {
-		f.Close()
 		return nil, err
 	}
 	out := &Response{Body: fsBody{f, ctx}, Size: info.Size()}
@@ -323,6 +338,23 @@ func (m *fsMirror) Fetch(ctx context.Context, r Request) (*Response, error) {
 		out.Offset = r.Offset
 	}
 	return out, nil
+}
+
+// isThere returns an error if there is no file at all.
+func (m *fsMirror) isThere() error {
+	root, err := m.fsys.Open(".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return failf(ErrTransient, "there is no such directory: is its disk mounted?")
+	} else if err != nil {
+		return nil // and who asked for a file learns why
+	}
+	defer root.Close()
+	if dir, ok := root.(fs.ReadDirFile); ok {
+		if _, err := dir.ReadDir(1); err == io.EOF {
+			return failf(ErrTransient, "the directory is empty: is its disk mounted?")
+		}
+	}
+	return nil
 }
 
 // An fsBody is a file that cannot be read after ctx has ended.

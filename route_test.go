@@ -3,6 +3,7 @@ package modfetch_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -323,6 +324,10 @@ func TestRoutesDecideWhoSeesAPath(t *testing.T) {
 	}
 }
 
+type namedFS struct{ fs.FS }
+
+func (namedFS) String() string { return "mine" }
+
 func TestFSMirror(t *testing.T) {
 	m := modfetch.FSMirror(fstest.MapFS{
 		"example.com/!m/@v/v1.0.0.zip": {Data: []byte("0123456789")},
@@ -352,6 +357,28 @@ func TestFSMirror(t *testing.T) {
 			t.Errorf("%q: got %q, %v, want an error that is not an absence", path, data, err)
 		}
 	}
+	t.Run("none there", func(t *testing.T) {
+		gone := filepath.Join(t.TempDir(), "gone")
+		for _, fsys := range []fs.FS{os.DirFS(gone), os.DirFS(t.TempDir()), fstest.MapFS{}} {
+			_, err := get(t, modfetch.FSMirror(fsys), modfetch.Request{Path: "example.com/m/@v/list"})
+			if modfetch.KindOf(err) != modfetch.Transient || !strings.Contains(fmt.Sprint(err), "is its disk mounted?") {
+				t.Errorf("%v: %s error %v, want a transient one about a disk", fsys, modfetch.KindOf(err), err)
+			}
+		}
+		s := newWorld(t)
+		f := newBareFetcher(t, modfetch.WithGOPROXY("file://"+filepath.ToSlash(gone)+","+s.URL), modfetch.WithSumDB("off"), modfetch.WithCache(new(modfetch.MemCache)))
+		if _, err := f.GoMod(t.Context(), moduleM); err == nil || len(s.Requests()) > 0 {
+			t.Errorf("error %v, and requests %v behind a comma", err, s.Requests())
+		}
+	})
+	t.Run("named", func(t *testing.T) {
+		sub, _ := fs.Sub(fstest.MapFS{}, "dir")
+		for fsys, want := range map[fs.FS]string{os.DirFS("/stick"): "file system /stick", sub: "file system *fs.subFS", namedFS{sub}: "file system mine"} {
+			if got := fmt.Sprint(modfetch.FSMirror(fsys)); got != want {
+				t.Errorf("named %q, want %q", got, want)
+			}
+		}
+	})
 	t.Run("part", func(t *testing.T) {
 		resp, err := m.Fetch(t.Context(), modfetch.Request{Path: "example.com/!m/@v/v1.0.0.zip", Offset: 7})
 		if err != nil {
