@@ -99,7 +99,8 @@ func WithPrivate(patterns string) Option {
 	return func(c *config) { c.private = append(c.private, patterns) }
 }
 
-// WithModCache keeps files in the go command's module cache in dir, which must be absolute, and extracts trees there.
+// WithModCache keeps files in the go command's module cache in dir, which must be absolute, and extracts trees there. The newest
+// tree head of the checksum database is kept there too, and not in GOPATH, unless dir is the GOMODCACHE of [WithGoEnv].
 func WithModCache(dir string) Option { return func(c *config) { c.modCache = append(c.modCache, dir) } }
 
 // WithCache keeps files in a Cache: behind the module cache if there is one, else alone.
@@ -349,7 +350,10 @@ func (c *config) setModCache(f *Fetcher, env GoEnv) error {
 		return nil
 	}
 	s := &sumStore{prefix: f.db.prefix(), verifier: f.db.verifier, mod: f.mod, cache: f.cache}
-	if s.mod == nil && s.cache == nil {
+	switch {
+	case s.mod != nil:
+		s.cache = DirCache(filepath.Join(f.mod.dir, "cache"))
+	case s.cache == nil:
 		s.cache = &MemCache{MaxBytes: sumMemory}
 	}
 	if state := env.sumdbDir(); state != "" {

@@ -734,13 +734,20 @@ func TestUnauthenticatedLinesOfAnOldAdvisory(t *testing.T) {
 // TestHeadIsKeptInACache: without a module cache, the head lies beside the tiles, survives the process, and is held against
 // the go command's, which is never written.
 func TestHeadIsKeptInACache(t *testing.T) {
+	t.Run("Cache", func(t *testing.T) {
+		testKeptHead(t, "", func(dir string) modfetch.Option { return modfetch.WithCache(modfetch.DirCache(dir)) })
+	})
+	t.Run("module cache", func(t *testing.T) { testKeptHead(t, "cache/", modfetch.WithModCache) })
+}
+
+func testKeptHead(t *testing.T, below string, store func(dir string) modfetch.Option) {
 	one := newLog(t)
 	two := one.Fork()
 	two.AddRecords(1)
-	own := "modfetch/sumdb/" + databaseOf(one) + "/latest"
-	lookUp := func(cache modfetch.Cache, s *modfetchtest.Server, m module.Version, opts ...modfetch.Option) error {
+	own := below + "modfetch/sumdb/" + databaseOf(one) + "/latest"
+	lookUp := func(dir string, s *modfetchtest.Server, m module.Version, opts ...modfetch.Option) error {
 		t.Helper()
-		f := newBareFetcher(t, append(opts, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option())...)
+		f := newBareFetcher(t, append(opts, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), store(dir), (&homeHost{}).option())...)
 		_, err := f.GoMod(t.Context(), m)
 		return err
 	}
@@ -767,19 +774,19 @@ func TestHeadIsKeptInACache(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	if err := lookUp(modfetch.DirCache(dir), one, moduleM); err != nil {
+	if err := lookUp(dir, one, moduleM); err != nil {
 		t.Fatal(err)
 	}
 	kept := read(dir, own)
 	if !strings.Contains(kept, fmt.Sprintf("\n%d\n", shownHead(t, one).N)) {
 		t.Fatalf("kept head %q", kept)
 	}
-	wantFork(dir, lookUp(modfetch.DirCache(dir), two, moduleV2))
+	wantFork(dir, lookUp(dir, two, moduleV2))
 	if now := read(dir, own); now != kept {
 		t.Errorf("the kept head went from %q to %q", kept, now)
 	}
 	one.AddRecords(300)
-	if err := lookUp(modfetch.DirCache(dir), one, moduleV2); err != nil {
+	if err := lookUp(dir, one, moduleV2); err != nil {
 		t.Errorf("after the honest log has grown: %v", err)
 	}
 	if read(dir, own) == kept {
@@ -798,7 +805,7 @@ func TestHeadIsKeptInACache(t *testing.T) {
 	}
 	both := one.Mirror()
 	both.Fault("*/tile/*", modfetchtest.Middleware(func(honest http.Handler) http.Handler { return honest }))
-	wantFork(gopath, lookUp(modfetch.DirCache(dir), one, moduleOld, modfetch.WithGoEnv(modfetch.GoEnv{GOPATH: gopath})))
+	wantFork(gopath, lookUp(dir, one, moduleOld, modfetch.WithGoEnv(modfetch.GoEnv{GOPATH: gopath})))
 	if now := read(gopath, "pkg/sumdb/"+databaseOf(one)+"/latest"); now != string(theirs) {
 		t.Errorf("the go command's head was changed to %q", now)
 	}
@@ -809,8 +816,8 @@ func TestHeadIsKeptInACache(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(own)), foreign, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	err := lookUp(modfetch.DirCache(dir), one, moduleUpper)
-	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), own) {
+	err := lookUp(dir, one, moduleUpper)
+	if modfetch.KindOf(err) != modfetch.Security || !strings.Contains(fmt.Sprint(err), filepath.Join(dir, filepath.FromSlash(own))) {
 		t.Errorf("%s error %v, want one of security that names %s", modfetch.KindOf(err), err, own)
 	}
 	if now := read(dir, own); now != string(foreign) {

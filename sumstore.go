@@ -21,12 +21,12 @@ import (
 // A sumStore keeps a checksum database's proven tiles and records, and the newest tree head seen.
 //
 // The go command's own head moves forward only together with the tiles that prove it, in the module cache that the go
-// command uses. Elsewhere it is read, never written, and another head is kept: beside the tiles in the Cache, else in memory.
+// command uses. Elsewhere it is read, never written, and another head is kept beside the tiles.
 type sumStore struct {
 	prefix   string // "sumdb/<name>/"
 	verifier note.Verifier
 	mod      *modCache // where the go command keeps them, or nil
-	cache    Cache     // used without mod
+	cache    Cache     // of the head unless advance, and of the rest without mod
 	latest   string    // file of the go command's head; "" if GOPATH is unknown
 
 	mu      sync.Mutex // guards the following
@@ -125,9 +125,6 @@ func (s *sumStore) readLatest(ctx context.Context) ([]byte, error) {
 
 // readOwn returns the head that is kept in the Cache.
 func (s *sumStore) readOwn(ctx context.Context) ([]byte, error) {
-	if s.mod != nil {
-		return nil, nil
-	}
 	r, err := s.cache.Open(ctx, s.ownName())
 	if err != nil {
 		return nil, nil // a cache that cannot be read costs memory of the past, and nothing else
@@ -137,10 +134,18 @@ func (s *sumStore) readOwn(ctx context.Context) ([]byte, error) {
 	if err != nil || len(head) == 0 {
 		return nil, nil
 	}
-	return head, s.checkHead(head, s.ownName()+" in the cache")
+	return head, s.checkHead(head, s.place(s.ownName()))
 }
 
 func (s *sumStore) ownName() string { return "modfetch/" + s.prefix + "latest" }
+
+// place tells people where the Cache keeps a file.
+func (s *sumStore) place(name string) string {
+	if dir, ok := s.cache.(DirCache); ok {
+		return filepath.Join(string(dir), filepath.FromSlash(name))
+	}
+	return name + " in the cache"
+}
 
 // checkHead refuses a head that is kept, but not signed by the database's key.
 func (s *sumStore) checkHead(head []byte, file string) error {
@@ -182,7 +187,7 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 		if err := s.swapLatest(ctx, old, new); err != nil {
 			return err
 		}
-	} else if s.mod == nil {
+	} else {
 		s.writeOwn(ctx)
 	}
 	s.mu.Lock()
@@ -253,15 +258,12 @@ func (s *sumStore) link(head []byte) {
 func (s *sumStore) keepEvidence(ctx context.Context, report string) (where string, err error) {
 	sum := sha256.Sum256([]byte(report))
 	name := fmt.Sprintf("evidence-%x.txt", sum[:8])
-	switch {
-	case s.latest != "":
+	if s.latest != "" {
 		file := filepath.Join(filepath.Dir(s.latest), name)
 		return "in " + file, s.writeEvidence(file, report)
-	case s.mod != nil:
-		return "", errors.New("GOPATH is unknown")
 	}
 	name = "modfetch/" + s.prefix + name
-	return "in the cache as " + name, s.cacheEvidence(ctx, name, report)
+	return "in " + s.place(name), s.cacheEvidence(ctx, name, report)
 }
 
 func (s *sumStore) writeEvidence(file, report string) error {

@@ -473,16 +473,18 @@ func TestI7BothWorkInOneModuleCacheAtOnce(t *testing.T) {
 	goCommand := needGo(t)
 	s := newWorld(t)
 	env := append(s.Env(t), "GOFLAGS=")
-	var shared string
+	var shared, gopath string
 	for _, kv := range env {
 		if dir, ok := strings.CutPrefix(kv, "GOMODCACHE="); ok {
 			shared = dir
+		} else if dir, ok := strings.CutPrefix(kv, "GOPATH="); ok {
+			gopath = dir
 		}
 	}
 	t.Cleanup(func() { chmodAll(shared) })
 	var wg sync.WaitGroup
 	for range 2 {
-		f, err := modfetch.New(append(s.Options(), modfetch.WithModCache(shared))...)
+		f, err := modfetch.New(append(s.Options(), modfetch.WithGoEnv(modfetch.GoEnv{GOMODCACHE: shared, GOPATH: gopath}))...)
 		if err != nil {
 			t.Fatal(err)
 		}
