@@ -17,7 +17,6 @@ import (
 type engine struct {
 	judging  *semaphore.Weighted // large files, no more than processors: each is done sooner, and a mirror found out
 	strict   bool                // Policy.StrictComma
-	offline  bool                // nobody may be asked
 	strategy Strategy
 	trace    *Trace
 	healths  healths
@@ -67,9 +66,6 @@ var retryPause = 200 * time.Millisecond
 
 // fetch asks the mirrors of tiers for w in order until one of them has good bytes, and returns that mirror.
 func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error) {
-	if e.offline {
-		return nil, &OfflineError{w.path}
-	}
 	failed := &FetchError{Module: w.module, Path: w.path}
 	for i, t := range tiers {
 		m, last, err := e.fetchTier(ctx, t, w, failed)
@@ -80,7 +76,7 @@ func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error
 			continue
 		}
 		if !e.mayCross(ctx, last, w) {
-			if tiers[i+1].mirrors[0] != (offline{}) { // who would not be asked anyway
+			if !isOffline(tiers[i+1].mirrors[0]) { // who would not be asked anyway
 				failed.Hint = stopHint(last, tiers[i+1])
 			}
 			break
@@ -93,6 +89,11 @@ func (e *engine) fetch(ctx context.Context, tiers []tier, w want) (Mirror, error
 // fetchTier asks the mirrors of a tier. It returns the one with good bytes, or the attempt of the last-written one, or an
 // error that ends the whole fetch.
 func (e *engine) fetchTier(ctx context.Context, t tier, w want, failed *FetchError) (m Mirror, last Attempt, err error) {
+	if isOffline(t.mirrors[0]) { // who is not asked, and of whom nothing is learned
+		last = Attempt{t.mirrors[0].String(), Forbidden, &OfflineError{w.path}}
+		failed.Attempts = append(failed.Attempts, last)
+		return nil, last, nil
+	}
 	whole := false // asked for, though a part of it has arrived
 	for n := 0; ; n++ {
 		had := w.unfinished.arrived()
@@ -147,6 +148,13 @@ func (f *Fetcher) fetch(ctx context.Context, path string, w want) (Mirror, error
 	var failed *FetchError
 	if setting := matching(f.routes.noProxy, path); setting != "" && f.routes.rule(path) == nil && errors.As(err, &failed) {
 		failed.Hint = setting + " keeps this path from all mirrors"
+	}
+	var missing *OfflineError
+	if f.policy.Offline && errors.As(err, &failed) && errors.As(err, &missing) {
+		failed.Hint = "Policy.Offline: add a file system that has it, by file:// or FSMirror"
+		if w.module.Version != "" { // and it is kept
+			failed.Hint += ", or fetch it once without"
+		}
 	}
 	return m, err
 }

@@ -43,6 +43,15 @@ type Fetcher struct {
 
 // core is what a Fetcher shares with those that WithGoSum made of it.
 type core struct {
+	settings
+
+	infos flight.Group[module.Version, infoFile]
+	mods  flight.Group[fileKey, modFile]
+	zips  flight.Group[fileKey, *zipFile]
+}
+
+// settings are what New has made of the options, and what is learned under them.
+type settings struct {
 	routes routes
 	engine *engine
 	sums   []SumSource
@@ -57,16 +66,11 @@ type core struct {
 	cpu    *semaphore.Weighted // goroutines that inflate and hash
 	idle   func()              // closes our own client's idle connections; nil for a client of the caller's
 	hashed *lru[*zipFile]      // that this process has hashed in the module cache, by module.Version.String
-
-	infos flight.Group[module.Version, infoFile]
-	mods  flight.Group[fileKey, modFile]
-	zips  flight.Group[fileKey, *zipFile]
 }
 
 // view returns a core over the same settings, cache and mirrors, whose transfers are nobody else's.
 func (c *core) view() *core {
-	v := &core{routes: c.routes, engine: c.engine, sums: c.sums, db: c.db, exempt: c.exempt, mod: c.mod, cache: c.cache,
-		locker: c.locker, policy: c.policy, trace: c.trace, jobs: c.jobs, cpu: c.cpu, hashed: c.hashed}
+	v := &core{settings: c.settings}
 	v.join()
 	return v
 }
@@ -333,7 +337,7 @@ func diskError(m module.Version, err error) error {
 
 // alone waits until no other process that shares the Cache fetches a file.
 func (f *Fetcher) alone(ctx context.Context, name string) (unlock func() error, err error) {
-	if f.locker == nil || f.engine.offline {
+	if f.locker == nil {
 		return func() error { return nil }, nil
 	}
 	unlock, err = f.locker.Lock(ctx, name)

@@ -441,9 +441,10 @@ func (f *Fetcher) forClients(direct, offline bool) *Fetcher {
 		v.routes = v.routes.withoutDirect()
 	}
 	if offline {
-		v.engine = &engine{offline: true, trace: f.trace}
+		nobody := func(Mirror) bool { return false }
+		v.routes, v.locker = v.routes.toOffline(nobody), nil
 		if f.db != nil {
-			v.db = f.db.offline(v.engine)
+			v.db = f.db.toOffline(&v.routes, nobody)
 		}
 	}
 	return &Fetcher{v, f.goSum}

@@ -121,6 +121,14 @@ func wantOfflineErrors(t testing.TB, f *modfetch.Fetcher, m module.Version) {
 		if !strings.Contains(err.Error(), "Policy.Offline") || !strings.Contains(err.Error(), "file://") {
 			t.Errorf("question %d about %s: %v, which does not say what to do", i, m, err)
 		}
+		if isKept := i < 3; isKept != strings.Contains(err.Error(), "fetch it once") {
+			t.Errorf("question %d about %s: %v", i, m, err)
+		}
+	}
+	for _, mirror := range f.Mirrors() {
+		if mirror.Mirror == "offline" {
+			t.Errorf("who was not asked is told of: %+v", mirror)
+		}
 	}
 }
 
@@ -179,6 +187,13 @@ func TestOfflineTakesWhatIsKept(t *testing.T) {
 				}
 			}
 			wantOfflineErrors(t, f, moduleUpper)
+			h := &modfetch.Handler{Fetcher: f}
+			defer h.Close()
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/"+proxyPath(t, moduleUpper)+".mod", nil))
+			if body := w.Body.String(); w.Code != http.StatusServiceUnavailable || body != "not in the cache, and no mirror is asked\n" {
+				t.Errorf("a Handler answers %d %q", w.Code, body)
+			}
 		})
 	}
 }

@@ -172,7 +172,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 		return nil, err
 	}
 	env := first(c.env)
-	f := &Fetcher{core: &core{
+	f := &Fetcher{core: &core{settings: settings{
 		sums:   c.sums,
 		cache:  first(c.cache),
 		locker: first(c.locker),
@@ -180,7 +180,7 @@ func (c *config) fetcher() (*Fetcher, error) {
 		policy: first(c.policy),
 		cpu:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 		hashed: new(lru[*zipFile]),
-	}, goSum: first(c.goSum)}
+	}}, goSum: first(c.goSum)}
 
 	f.join()
 	f.jobs = defaultJobs
@@ -274,7 +274,7 @@ func (c *config) setRoutes(f *Fetcher, env GoEnv, client *http.Client) error {
 		r.rules = append(r.rules, rule)
 	}
 	if f.policy.Offline {
-		r.goOffline()
+		*r = r.toOffline(isFiles)
 	}
 	for _, p := range c.private {
 		if err := checkPatterns(p); err != nil {
@@ -319,10 +319,10 @@ func (c *config) setSumDB(f *Fetcher, env GoEnv, client *http.Client) error {
 	if err != nil {
 		return fmt.Errorf("%s is %q: %w", source, withoutSecrets(setting), err)
 	}
-	if f.policy.Offline {
-		db.goOffline()
-	}
 	db.routes, db.engine = &f.routes, f.engine
+	if f.policy.Offline {
+		db = db.toOffline(&f.routes, isFiles)
+	}
 	f.db = db
 	return nil
 }

@@ -92,9 +92,12 @@ func (q *request) fail(err error) {
 	case errors.As(err, &offline):
 		status, kind = http.StatusServiceUnavailable, "not in the cache, and no mirror is asked"
 	}
-	text := kind + q.blamed(err)
-	if q.h.VerboseErrors {
+	text := kind
+	switch {
+	case q.h.VerboseErrors:
 		text = err.Error()
+	case offline == nil: // else a mirror that was not asked would be blamed
+		text += q.blamed(err)
 	}
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Type", plainText)

@@ -19,7 +19,7 @@ type routes struct {
 	rules   []route     // WithRoute: the first that matches takes the path
 	noProxy []exemption // GONOPROXY and the like: these paths see no mirror but the module's own origin
 	direct  *direct
-	offline bool // Policy.Offline: none but file systems may be asked
+	offline bool // some mirrors, direct among them, may not be asked
 }
 
 // A tier is a set of mirrors joined by `|`: after any failure the next is asked. The `,` between tiers is crossed only
@@ -53,19 +53,39 @@ func (r *routes) to(path string) []tier {
 
 // withoutDirect returns the same routes, without those that lead to the repositories themselves.
 func (r *routes) withoutDirect() routes {
-	without := func(tiers []tier) (kept []tier) {
+	out := r.only(func(m Mirror) bool { return m != r.direct })
+	out.direct = nil
+	return out
+}
+
+// toOffline returns the same routes with the mirrors to keep, and offline in the place of the others.
+func (r *routes) toOffline(keep func(Mirror) bool) routes {
+	out := r.only(keep, offline{})
+	out.offline = true
+	return out
+}
+
+// only returns the same routes with the mirrors to keep. Where others are left out, instead comes last.
+func (r *routes) only(keep func(Mirror) bool, instead ...Mirror) routes {
+	only := func(tiers []tier) (kept []tier) {
+		left := false
 		for _, t := range tiers {
-			t.mirrors = slices.DeleteFunc(slices.Clone(t.mirrors), func(m Mirror) bool { return m == r.direct })
+			all := len(t.mirrors)
+			t.mirrors = slices.DeleteFunc(slices.Clone(t.mirrors), func(m Mirror) bool { return !keep(m) })
+			left = left || len(t.mirrors) < all
 			if len(t.mirrors) > 0 {
 				kept = append(kept, t)
 			}
 		}
+		if left && instead != nil {
+			kept = append(kept, tier{mirrors: instead})
+		}
 		return kept
 	}
 	out := *r
-	out.tiers, out.rules, out.direct = without(r.tiers), nil, nil
+	out.tiers, out.rules = only(r.tiers), nil
 	for _, rule := range r.rules {
-		rule.tiers = without(rule.tiers)
+		rule.tiers = only(rule.tiers)
 		out.rules = append(out.rules, rule)
 	}
 	return out
@@ -184,36 +204,21 @@ func (off) Fetch(context.Context, Request) (*Response, error) {
 
 var errOff = &failure{kind: ErrForbidden, msg: "the mirror list ends in off: no further source may be asked"}
 
-// offline stands for the mirrors that Policy.Offline leaves out: what they have is not known, and so not absent.
+// offline stands for the mirrors that may not be asked: what they have is not known, and so not absent.
 type offline struct{}
 
 func (offline) String() string { return "offline" }
 
 func (offline) Fetch(_ context.Context, r Request) (*Response, error) {
-	return nil, fmt.Errorf("%w: fetch it once without Policy.Offline, or add a file system that has it, by file:// or FSMirror", &OfflineError{r.Path})
+	return nil, &OfflineError{r.Path}
 }
 
-// goOffline leaves out all mirrors but file systems.
-func (r *routes) goOffline() {
-	only := func(tiers []tier) (kept []tier) {
-		left := false
-		for _, t := range tiers {
-			all := len(t.mirrors)
-			t.mirrors = slices.DeleteFunc(slices.Clone(t.mirrors), func(m Mirror) bool { return !isFiles(m) })
-			left = left || len(t.mirrors) < all
-			if len(t.mirrors) > 0 {
-				kept = append(kept, t)
-			}
-		}
-		if left {
-			kept = append(kept, tier{mirrors: []Mirror{offline{}}})
-		}
-		return kept
+// isOffline reports whether a mirror stands for those that may not be asked. It has a tier to itself.
+func isOffline(m Mirror) bool {
+	if b, ok := m.(*sumBase); ok {
+		m = b.Mirror
 	}
-	r.offline, r.tiers = true, only(r.tiers)
-	for i := range r.rules {
-		r.rules[i].tiers = only(r.rules[i].tiers)
-	}
+	return m == offline{}
 }
 
 // isFiles reports whether a mirror opens no socket.

@@ -38,7 +38,7 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 	for _, t := range mirrors {
 		var bases []Mirror
 		for _, m := range t.mirrors {
-			if m != db.routes.direct && m != (off{}) && m != (offline{}) {
+			if m != db.routes.direct && m != (off{}) && !isOffline(m) {
 				bases = append(bases, db.base(m))
 			}
 		}
@@ -55,12 +55,14 @@ func (db *sumDB) places(mirrors []tier) []sumPlace {
 	return places
 }
 
-// goOffline leaves out the database's own host, and the URL that GOSUMDB names unless it is that of files.
-func (db *sumDB) goOffline() {
-	db.host.Mirror = offline{}
-	if db.explicit != nil && !isFiles(db.explicit[0].Mirror) {
-		db.explicit = nil
+// toOffline returns the database as it is known here: read at mirrors to keep, and not at its own host.
+func (db *sumDB) toOffline(r *routes, keep func(Mirror) bool) *sumDB {
+	out := &sumDB{name: db.name, key: db.key, public: db.public, verifier: db.verifier, routes: r, engine: db.engine, store: db.store,
+		host: &sumBase{Mirror: offline{}, prefix: db.prefix()}}
+	if db.explicit != nil && keep(db.explicit[0].Mirror) {
+		out.explicit = db.explicit
 	}
+	return out
 }
 
 // prefer moves a base as far to the front as the order of places and tiers allows: no `,` is crossed by it.

@@ -316,9 +316,3 @@ func (s *tileSource) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 		}
 	}
 }
-
-// offline returns the database as it is known here, which asks nobody.
-func (db *sumDB) offline(e *engine) *sumDB {
-	return &sumDB{name: db.name, key: db.key, public: db.public, verifier: db.verifier, explicit: db.explicit, host: db.host,
-		routes: db.routes, engine: e, store: db.store}
-}

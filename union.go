@@ -101,7 +101,7 @@ func (s *said[T]) judge(read parser[T]) func(context.Context, Mirror, []byte) er
 // that is known to be dead, and for `direct` and `off`, whose turn comes after them. There are none where no record could
 // tell what a mirror has invented.
 func (f *Fetcher) together(path string) []Mirror {
-	if f.policy.AskAll == 0 || f.engine.offline || f.exemption(path) != "" {
+	if f.policy.AskAll == 0 || f.exemption(path) != "" {
 		return nil
 	}
 	mirrors := slices.DeleteFunc(slices.Clone(f.routes.to(path)[0].mirrors), func(m Mirror) bool { return m == off{} || m == f.routes.direct })
