@@ -14,7 +14,8 @@ type asking struct {
 	joined atomic.Pointer[asking]
 }
 
-func (a *asking) any() bool {
+// anybody reports whether a mirror was asked at all.
+func (a *asking) anybody() bool {
 	joined := a.joined.Load()
 	return a.asked.Load() || joined != nil && joined.asked.Load()
 }

@@ -55,7 +55,7 @@ type question struct {
 	ask func(context.Context, *earlier) ([]byte, error)
 }
 
-// answers keeps them.
+// answers are what a Handler was told and may say again: in memory, and in the Cache for other processes.
 type answers struct {
 	absence time.Duration // for which an absence is believed
 	near    lru[*answer]  // which are not changed any more

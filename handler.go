@@ -18,12 +18,12 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// A Handler serves the GOPROXY protocol, and the checksum database of its Fetcher below /sumdb/. Its zero fields are sound
-// defaults, and so are times below 0; they are not changed once it serves.
+// A Handler serves the GOPROXY protocol, and the checksum database of its Fetcher below /sumdb/. A field that is
+// zero, or a time below zero, stands for a sound default; none is changed once it serves.
 //
-// A zip or go.mod file is verified before its first byte goes out, unless a setting of the Fetcher exempts it. What no hash covers is served for as long as it is fresh,
-// then while a new answer is fetched, and while none can be had; Age and Cache-Status (RFC 9211) say so, the latter with a
-// negative ttl.
+// A zip or go.mod file is verified before its first byte goes out, unless a setting of the Fetcher exempts it. What no hash
+// covers is served for as long as it is fresh, then while a new answer is fetched, and while none can be had; Age and
+// Cache-Status (RFC 9211) say so, the latter with a negative ttl.
 //
 // Everybody who reaches a Handler can read what it serves, so what settings make private, or what mirrors give only for the
 // Fetcher's own credentials, is refused by default. Credentials of clients are never passed on.
@@ -61,9 +61,9 @@ type Handler struct {
 type ServedInfo struct {
 	Method   string
 	Path     string         // of the URL
-	File     string         // "list", "latest", "info", "mod", "zip", or of the database "supported", "head", "lookup", "tile"; "" for a malformed path
+	File     string         // "list", "latest", "info", "mod", "zip", "supported", "head", "lookup", "tile"; "" for a malformed path
 	Module   module.Version // zero for files of the database but a lookup; Version is empty for a list, or that of a query
-	Status   int            // HTTP status code
+	Status   int            // HTTP status code; 499 if the client left before there was one
 	Bytes    int64          // of the body
 	Duration time.Duration
 	Hit      bool   // no mirror was asked for it
@@ -99,7 +99,8 @@ func (h *Handler) latestTTL() time.Duration { return orElse(h.LatestTTL, time.Mi
 func (h *Handler) infoTTL() time.Duration   { return orElse(h.InfoTTL, 24*time.Hour) }
 func (h *Handler) maxStale() time.Duration  { return orElse(h.MaxStale, 24*time.Hour) }
 
-// Close ends what is asked for in the background, before the Fetcher is closed. No request is being answered or will be.
+// Close ends work in the background. It is called when no request is being answered any more, nor will be, and before the
+// Fetcher is closed. Its error is always nil.
 func (h *Handler) Close() error {
 	h.answers.close()
 	return nil
@@ -128,7 +129,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if h.Served != nil {
 		q.info.Status, q.info.Bytes = q.counted.status, q.counted.bytes
-		q.info.Duration, q.info.Hit = time.Since(start), !asked.any()
+		q.info.Duration, q.info.Hit = time.Since(start), !asked.anybody()
 		h.Served(r.Context(), q.info)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// zipTags are the hashes of the files of zips, which are read for them once.
+// zipTags are the ETags of zips: the SHA-256 of each file, which is read for it once.
 type zipTags struct {
 	flights flight.Group[zipName, string]
 	known   lru[zipTag] // of the zips in the module cache, by module.Version.String
