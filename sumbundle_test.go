@@ -1,0 +1,76 @@
+package modfetch_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/modfetch/modfetch"
+	"github.com/modfetch/modfetch/modfetchtest"
+	"golang.org/x/mod/module"
+)
+
+// sumTree writes m's go.mod file, and what proves it under the head that s shows, to a directory, and returns its URL.
+func sumTree(t testing.TB, s *modfetchtest.Server, m module.Version, older ...[]byte) string {
+	t.Helper()
+	f := newGoClient(t, s, s.URL)
+	files, err := f.SumFiles(t.Context(), []module.Version{m}, nil, older...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := make(fstest.MapFS)
+	for name, data := range files {
+		tree[name] = &fstest.MapFile{Data: data}
+	}
+	goMod, err := f.GoMod(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree[proxyPath(t, m)+".mod"] = &fstest.MapFile{Data: goMod}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, fs.FS(tree)); err != nil {
+		t.Fatal(err)
+	}
+	return "file:///" + strings.TrimPrefix(filepath.ToSlash(dir), "/")
+}
+
+// TestTreesUnderOtherHeads: a tree of files may be older than what a client knows, or newer without the proof. By itself it
+// proves nothing then; beside the newer one, that was written onto its head, it does.
+func TestTreesUnderOtherHeads(t *testing.T) {
+	s := newLog(t)
+	lag := s.Lag()
+	s.AddRecords(300)
+	older := sumTree(t, lag, moduleM)
+	plain := sumTree(t, s, moduleV2)
+	onto := sumTree(t, s, moduleV2, []byte(honestSum(t, lag, "latest")))
+	goMod := func(c *goClient, list string, m module.Version) error {
+		env := c.env
+		env.GOPROXY = list
+		_, err := newBareFetcher(t, modfetch.WithGoEnv(env), (&homeHost{}).option()).GoMod(t.Context(), m)
+		return err
+	}
+
+	c := newGoClient(t, s, older)
+	c.mustLookUp(t, moduleM)
+	if err := goMod(c, plain, moduleV2); !strings.Contains(fmt.Sprint(err), "modfetch bundle -onto") {
+		t.Errorf("newer without the proof: %v", err)
+	}
+	if err := goMod(c, onto, moduleV2); err != nil {
+		t.Errorf("newer with the proof: %v", err)
+	}
+
+	for _, list := range []string{older + "|" + onto, onto + "|" + older, older + "," + onto, onto + "," + older} {
+		c := newGoClient(t, s, onto)
+		c.mustLookUp(t, moduleV2)
+		if err := goMod(c, older, moduleM); !strings.Contains(fmt.Sprint(err), "a bundle with a newer head") {
+			t.Errorf("older: %v", err)
+		}
+		if err := goMod(c, list, moduleM); err != nil {
+			t.Errorf("older and newer in %s: %v", list, err)
+		}
+	}
+}
