@@ -197,10 +197,10 @@ func (q *request) serve(ctx context.Context) error {
 		return q.serveAnswer(ctx, q.revision(path, version, name))
 	case suffix == "mod" && exact:
 		q.info.File = suffix
-		return q.serveGoMod(ctx, q.info.Module)
+		return q.serveGoMod(ctx, q.info.Module, name)
 	case suffix == "zip" && exact:
 		q.info.File = suffix
-		return q.serveZip(ctx, q.info.Module)
+		return q.serveZip(ctx, q.info.Module, name)
 	}
 	return errUnknown
 }
@@ -347,19 +347,18 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 }
 
 // serveGoMod serves a verified go.mod file. Its h1: hash covers its bytes, and no others.
-func (q *request) serveGoMod(ctx context.Context, m module.Version) error {
-	a, err := q.goMod(ctx, m)
+func (q *request) serveGoMod(ctx context.Context, m module.Version, name string) error {
+	a, err := q.goMod(ctx, m, name)
 	if err != nil {
 		return err
 	}
-	q.sendBytes(a.body, plainText, a.tag, forEver, time.Time{})
+	q.sendBytes(a.body, plainText, a.tag, forEver)
 	return nil
 }
 
 // goMod returns a verified go.mod file. One that was verified may lie in memory, where it is held against who vouches for it
 // each time, as on a disk.
-func (q *request) goMod(ctx context.Context, m module.Version) (*answer, error) {
-	name := proxyPath(m, "mod")
+func (q *request) goMod(ctx context.Context, m module.Version, name string) (*answer, error) {
 	get := func() (*answer, error) {
 		file, err := q.f.goMod(ctx, m)
 		return &answer{body: file.data, tag: file.sum}, err
@@ -383,12 +382,12 @@ func (q *request) goMod(ctx context.Context, m module.Version) (*answer, error) 
 
 // serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
 // it. A version that does not exist is found out by its go.mod file, for which no lock file is made.
-func (q *request) serveZip(ctx context.Context, m module.Version) error {
-	if _, err := q.goMod(ctx, m); err != nil {
+func (q *request) serveZip(ctx context.Context, m module.Version, name string) error {
+	if _, err := q.goMod(ctx, m, strings.TrimSuffix(name, "zip")+"mod"); err != nil {
 		return err
 	}
 	var z *Zip
-	_, err := q.unlessAbsent(ctx, m, proxyPath(m, "zip"), func() (a *answer, err error) {
+	_, err := q.unlessAbsent(ctx, m, name, func() (a *answer, err error) {
 		z, err = q.f.Zip(ctx, m)
 		return nil, err
 	})

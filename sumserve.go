@@ -29,7 +29,7 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 	}
 	if name == "supported" {
 		q.info.File = name
-		q.sendBytes(nil, plainText, "supported", q.h.infoTTL(), time.Time{})
+		q.sendBytes(nil, plainText, "supported", q.h.infoTTL())
 		return nil
 	}
 	if name == "latest" {
@@ -64,7 +64,7 @@ func (q *request) serveSumDB(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	q.sendBytes(a.body, "application/octet-stream", a.tag, forEver, time.Time{})
+	q.sendBytes(a.body, "application/octet-stream", a.tag, forEver)
 	return nil
 }
 
@@ -129,7 +129,7 @@ func (q *request) serveLookup(ctx context.Context, m module.Version) error {
 	if err != nil {
 		return err
 	}
-	q.sendBytes(a.body, plainText, a.tag, q.h.infoTTL(), time.Time{})
+	q.sendBytes(a.body, plainText, a.tag, q.h.infoTTL())
 	return nil
 }
 
