@@ -53,6 +53,7 @@ type Handler struct {
 	setup           sync.Once
 	online, offline *Fetcher
 	answers         answers
+	targets         lru[target] // by path
 	tags            zipTags
 	malformed       error // in Allow or Deny
 }
@@ -160,50 +161,73 @@ func (q *request) serve(ctx context.Context) error {
 	if file, ok := strings.CutPrefix(name, "sumdb/"); ok {
 		return q.serveSumDB(ctx, file)
 	}
+	t, ok := q.h.targets.get(name)
+	if !ok {
+		if t, ok = parseTarget(name); !ok {
+			return errUnknown
+		}
+		q.h.targets.put(name, t, int64(3*len(name)+targetSize), knownTargets)
+	}
+	q.info.File, q.info.Module = t.file, t.module
+	switch {
+	case t.file == "list":
+		return q.serveAnswer(ctx, q.list(t.module.Path, name))
+	case t.file == "latest":
+		return q.serveAnswer(ctx, q.latest(t.module.Path, name))
+	case t.file == "mod":
+		return q.serveGoMod(ctx, t.module, name)
+	case t.file == "zip":
+		return q.serveZip(ctx, t.module, name)
+	case t.exact:
+		return q.serveAnswer(ctx, q.exact(t.module, name))
+	}
+	return q.serveAnswer(ctx, q.revision(t.module.Path, t.module.Version, name))
+}
+
+// A target is what a path of the GOPROXY protocol names.
+type target struct {
+	file   string // "list", "latest", "info", "mod" or "zip"
+	module module.Version
+	exact  bool // the version is one, and no query, as only that of an .info file may be
+}
+
+func parseTarget(name string) (t target, ok bool) {
 	escaped, file, ok := strings.Cut(name, "/@")
 	path, err := module.UnescapePath(escaped)
 	if err != nil || !ok {
-		return errUnknown
+		return target{}, false
 	}
-	q.info.Module.Path = path
-	switch file {
-	case "latest":
-		q.info.File = file
-		return q.serveAnswer(ctx, q.latest(path, name))
-	case "v/list":
-		q.info.File = "list"
-		return q.serveAnswer(ctx, q.list(path, name))
+	t.module.Path = path
+	if file == "latest" || file == "v/list" {
+		t.file = strings.TrimPrefix(file, "v/")
+		return t, true
 	}
 	file, ok = strings.CutPrefix(file, "v/")
 	dot := strings.LastIndexByte(file, '.')
 	if !ok || dot < 0 {
-		return errUnknown
+		return target{}, false
 	}
-	version, err := module.UnescapeVersion(file[:dot])
-	if err != nil {
-		return errUnknown
+	if t.module.Version, err = module.UnescapeVersion(file[:dot]); err != nil {
+		return target{}, false
 	}
-	q.info.Module.Version = version
-	exact := canonical(path, version)
-	switch suffix := file[dot+1:]; {
-	case suffix == "info" && exact:
-		q.info.File = suffix
-		return q.serveAnswer(ctx, q.exact(q.info.Module, name))
-	case suffix == "info": // also v2.0.0 of what has no go.mod file: the answer names v2.0.0+incompatible
-		if asks, err := parseQuery(path, version); err != nil || asks.fits != nil {
-			return errUnknown
+	t.file, t.exact = file[dot+1:], canonical(path, t.module.Version)
+	switch t.file {
+	case "info":
+		if !t.exact { // also v2.0.0 of what has no go.mod file: the answer names v2.0.0+incompatible
+			asks, err := parseQuery(path, t.module.Version)
+			return t, err == nil && asks.fits == nil
 		}
-		q.info.File = suffix
-		return q.serveAnswer(ctx, q.revision(path, version, name))
-	case suffix == "mod" && exact:
-		q.info.File = suffix
-		return q.serveGoMod(ctx, q.info.Module, name)
-	case suffix == "zip" && exact:
-		q.info.File = suffix
-		return q.serveZip(ctx, q.info.Module, name)
+		return t, true
+	case "mod", "zip":
+		return t, t.exact
 	}
-	return errUnknown
+	return target{}, false
 }
+
+const (
+	knownTargets = 1 << 20 // bytes of the targets that are remembered: to check a path takes longer
+	targetSize   = 256     // bytes of one, beside its names
+)
 
 const maxRequest = 4 << 10 // bytes of a path
 
