@@ -1,10 +1,13 @@
 package modfetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
@@ -15,12 +18,18 @@ import (
 // names below the address of a mirror: the head itself as "sumdb/<name>/latest", the records with the note of that head in
 // place of the one they came with, and all tiles that a client reads on the way, as wide as it asks for them under that head.
 //
-// The head is the given one, else the newest; the same head gives the same files. With older heads they also prove that these
-// lie on one line with it, as a client wants to see that knows one of them, with its own tiles or without.
+// The head is the given one, else the newest that a mirror shows, that is kept, or that is among the older ones; the same head
+// gives the same files. With older heads they also prove that these lie on one line with it, as a client wants to see that
+// knows one of them, with its own tiles or without.
 //
 // Heads that the database has not signed, that contradict each other or the one that is kept are an error of kind Security. A
 // module that is not looked up, or not in the tree under the head, is an error too.
-func (f *Fetcher) SumFiles(ctx context.Context, mods []module.Version, head []byte, older ...[]byte) (map[string][]byte, error) {
+func (f *Fetcher) SumFiles(ctx context.Context, mods []module.Version, head []byte, older ...[]byte) (files map[string][]byte, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil && KindOf(err) != Security {
+			err = fmt.Errorf("proving records of the checksum database: %w", context.Cause(ctx)) // which not all that fails by it wraps
+		}
+	}()
 	db := f.db
 	if db == nil {
 		return nil, failf(ErrForbidden, "GOSUMDB is off, so there is no checksum database that proves anything")
@@ -60,18 +69,20 @@ func (f *Fetcher) SumFiles(ctx context.Context, mods []module.Version, head []by
 			return err
 		})
 	}
-	err := g.Wait()
-	if err == nil && head == nil {
-		under, err = db.headByNow(ctx) // which a lookup may have moved: some add a record to the log
-	}
-	if err != nil {
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	kept, err := db.keptHead(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range append(olds, kept) {
+	known := append(slices.Clip(olds), kept)
+	if head == nil {
+		if under, err = db.newest(ctx, known); err != nil { // not before the lookups: some add a record to the log
+			return nil, err
+		}
+	}
+	for _, h := range known {
 		report, err := db.compare(ctx, h, under, db.all())
 		if report != "" {
 			return nil, db.stop(ctx, report)
@@ -83,16 +94,34 @@ func (f *Fetcher) SumFiles(ctx context.Context, mods []module.Version, head []by
 	return db.filesUnder(ctx, under, olds, mods, records)
 }
 
-// headByNow returns the newest head that a mirror shows, or else the one that is kept.
-func (db *sumDB) headByNow(ctx context.Context) (sumHead, error) {
-	signed, err := db.newestHead(ctx, nil)
-	if err == nil {
-		return db.openHead(signed, nil)
+// newest returns the largest of the heads that are known and those that mirrors show by now. The database's own host, which
+// not everybody can reach, is only asked if they show none.
+func (db *sumDB) newest(ctx context.Context, known []sumHead) (sumHead, error) {
+	bases := db.all()
+	shown := make([]sumHead, len(bases))
+	var asked sync.WaitGroup
+	for i, base := range bases {
+		if base != db.host {
+			asked.Go(func() { // ends within headTimeout
+				if h, err := db.askHead(ctx, sumPlace{tiers: []tier{{mirrors: []Mirror{base}}}}); err == nil {
+					db.saw(ctx, h)
+					shown[i] = h
+				}
+			})
+		}
 	}
-	if kept, _ := db.keptHead(ctx); kept.tree.N > 0 && KindOf(err) != Security && ctx.Err() == nil {
-		return kept, nil
+	asked.Wait()
+	largest := func(heads ...sumHead) sumHead {
+		return slices.MaxFunc(heads, func(a, b sumHead) int { return cmp.Compare(a.tree.N, b.tree.N) })
 	}
-	return sumHead{}, err
+	h, before := largest(append(shown, sumHead{})...), largest(append(known, sumHead{})...)
+	if h.tree.N == 0 {
+		var err error
+		if h, err = db.askAnyHead(ctx); err != nil && (before.tree.N == 0 || KindOf(err) == Security || ctx.Err() != nil) {
+			return sumHead{}, err
+		}
+	}
+	return largest(h, before), nil
 }
 
 // filesUnder returns the files that prove records, and older heads, under a head.

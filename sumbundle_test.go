@@ -1,8 +1,11 @@
 package modfetch_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,6 +74,73 @@ func TestTreesUnderOtherHeads(t *testing.T) {
 		}
 		if err := goMod(c, list, moduleM); err != nil {
 			t.Errorf("older and newer in %s: %v", list, err)
+		}
+	}
+}
+
+// sumFiles returns the files that prove a record, and the number of records under their head.
+func sumFiles(t *testing.T, mirrors string, s *modfetchtest.Server, older ...[]byte) (files map[string][]byte, n int) {
+	t.Helper()
+	f, err := modfetch.New(modfetch.WithGOPROXY(mirrors), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithModCache(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if files, err = f.SumFiles(t.Context(), []module.Version{moduleM}, nil, older...); err != nil {
+		t.Fatal(err)
+	}
+	_, err = fmt.Sscanf(string(files["sumdb/"+databaseOf(s)+"/latest"]), "go.sum database tree\n%d\n", &n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files, n
+}
+
+// TestSumFilesUnderTheNewestHead has a mirror that lags, before one that does not.
+func TestSumFilesUnderTheNewestHead(t *testing.T) {
+	s := newLog(t)
+	lag := s.Lag()
+	_, old := sumFiles(t, lag.URL, s)
+	s.AddRecords(700)
+	files, n := sumFiles(t, lag.URL+"|"+s.URL, s)
+	if n != old+700 {
+		t.Errorf("proven under %d records, want %d", n, old+700)
+	}
+	// A head that is given may be newer than what any mirror shows by now.
+	head := files["sumdb/"+databaseOf(s)+"/latest"]
+	quiet := s.Mirror()
+	quiet.Fault("/sumdb/*/latest", modfetchtest.Status(http.StatusNotFound))
+	if _, n := sumFiles(t, lag.URL+"|"+quiet.URL, s, head); n != old+700 {
+		t.Errorf("proven under %d records, want %d", n, old+700)
+	}
+	if _, n := sumFiles(t, quiet.URL, s, head); n != old+700 {
+		t.Errorf("proven under %d records, want %d", n, old+700)
+	}
+}
+
+// TestCancelledSumFiles cancels at each request in turn.
+func TestCancelledSumFiles(t *testing.T) {
+	s := newLog(t)
+	for _, part := range []string{"lookup/*/*", "latest", "tile/*"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		m := s.Mirror()
+		m.Fault("/sumdb/*/"+part, modfetchtest.Middleware(func(honest http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				cancel()
+				honest.ServeHTTP(w, r)
+			})
+		}))
+		f, err := modfetch.New(modfetch.WithGOPROXY(m.URL), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithModCache(t.TempDir()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, err = f.SumFiles(ctx, []module.Version{moduleM}, nil)
+		if !errors.Is(err, context.Canceled) || modfetch.KindOf(err) != modfetch.Canceled {
+			t.Errorf("%s: %s error %v", part, modfetch.KindOf(err), err)
+		}
+		if !strings.Contains(strings.Join(m.Requests(), " "), strings.TrimSuffix(part, "/*")[:4]) {
+			t.Errorf("%s: requested %q", part, m.Requests())
 		}
 	}
 }

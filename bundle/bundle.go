@@ -7,8 +7,9 @@
 // A bundle is not trusted. Its key is the one that the machine knows; a bundle that another key has signed is refused.
 // [Verify] finds out what of a bundle is damaged, or was never right.
 //
-//	<module>/@v/list, <version>.info, .mod, .zip    as a mirror has them; for a version that only takes part in
-//	                                                the selection of versions there is only the .mod file
+//	<module>/@v/list, <version>.info, .mod, .zip    as a mirror has them; for a version that only takes part in the
+//	                                                selection of versions, or is only named by go list -m all,
+//	                                                there is no .zip, nor a line in the list
 //	sumdb/<name>/supported, latest, lookup, tile    the signed head, and what is proven under it
 //	go.sum                                          the sums of all zips and .mod files
 //	SHA256SUMS                                      what sha256sum -c reads: the sums of all other files
@@ -28,15 +29,14 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/graph"
+	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 	"golang.org/x/mod/sumdb/dirhash"
@@ -53,6 +53,10 @@ type Options struct {
 	// Onto are older signed heads, each of a machine or of an earlier bundle. The go command on a machine that knows a head
 	// takes a bundle only if it has the tiles that prove that head under the bundle's.
 	Onto [][]byte
+
+	// Fetched, if it is not nil, is called as each module is there with all its files, with the number of those that are and of
+	// those that will be.
+	Fetched func(done, all int)
 }
 
 // A Module is what a bundle holds of a module version.
@@ -70,27 +74,24 @@ type File struct {
 }
 
 // Write writes a bundle of what a project, a go.mod or go.work file, needs, and returns what it holds. A name that ends in
-// .zip is that of a file, which is replaced; any other is that of a directory. A bundle that is in it already is added to: the
-// new one holds its modules too, under the new head, and proves the old head. A directory that holds anything else is left
-// alone.
+// .zip is that of a file, any other that of a directory. A bundle that is there already is added to: the new one holds its
+// modules too, under the new head, and proves the old head. A directory or zip that holds anything else is left alone.
 //
 // Everything comes from f and is verified before something is written; modules that f does not look up are refused, because
-// nothing would prove them elsewhere. f needs a module cache or a Cache, where zips wait until all is there. With the
-// directory as a Cache, of which f may only read, what it holds is not fetched again.
+// nothing would prove them elsewhere. f needs a module cache or a Cache, where zips wait until all is there. With the old
+// bundle as a [Cache], what it holds is not fetched again.
 //
-// The bundle appears under its name when it is complete. After an error, what was there is there still.
+// The bundle appears under its name when it is complete; it comes to be beside it, in a directory that ends in .modfetch-tmp.
+// After an error, what was there is there still. Who writes a bundle waits for others who write the same one.
 func Write(ctx context.Context, f *modfetch.Fetcher, project, name string, o Options) ([]Module, error) {
-	isZip := strings.HasSuffix(name, ".zip")
-	name, err := filepath.Abs(name)
+	p, err := enter(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if target, err := filepath.EvalSymlinks(name); err == nil {
-		name = target
-	}
+	defer p.leave()
 	c := &content{f: f, zips: make(map[module.Version]bool), goMods: make(map[module.Version][]byte), infos: make(map[module.Version][]byte)}
-	if !isZip {
-		old, err := c.addOld(name)
+	if p.old != nil {
+		old, err := c.addOld(p.name)
 		if err != nil {
 			return nil, err
 		}
@@ -108,52 +109,46 @@ func Write(ctx context.Context, f *modfetch.Fetcher, project, name string, o Opt
 	if len(c.zips) == 0 {
 		return nil, fmt.Errorf("%s needs no modules", project)
 	}
-	if err := c.fetch(ctx); err != nil {
+	for m := range c.zips {
+		if _, ok := c.goMods[m]; !ok {
+			c.goMods[m] = nil // the graph has not asked for it
+		}
+	}
+	if err := c.addListed(ctx, project, g.BuildList); err != nil {
 		return nil, err
 	}
 	mods := slices.Collect(maps.Keys(c.goMods))
 	module.Sort(mods)
+	// First, because it refuses what cannot be proven, and an old bundle with another's signature, before asking anybody.
 	if c.sumFiles, err = f.SumFiles(ctx, mods, o.Head, o.Onto...); err != nil {
 		return nil, err
 	}
-
-	temp := strings.TrimSuffix(name, ".zip") + "." + strconv.FormatInt(time.Now().UnixNano(), 36) + ".tmp"
-	defer os.RemoveAll(temp) // is gone after the rename
-	w, err := create(temp, isZip)
+	if err := c.fetch(ctx, o.Fetched); err != nil {
+		return nil, err
+	}
+	w, err := create(p.next, strings.HasSuffix(name, ".zip"))
 	if err != nil {
 		return nil, err
 	}
 	list, err := c.write(ctx, w, mods)
-	if err = errors.Join(err, w.close()); err != nil {
+	if e := w.close(); err == nil {
+		err = e
+	}
+	if err != nil {
 		return nil, err
 	}
-	return list, replace(temp, name, isZip)
-}
-
-// replace puts a finished bundle in the place of another one.
-func replace(temp, name string, isZip bool) error {
-	if isZip {
-		return os.Rename(temp, name)
-	}
-	old := temp + ".old"
-	if err := os.Rename(name, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(temp, name); err != nil {
-		return errors.Join(err, os.Rename(old, name))
-	}
-	return os.RemoveAll(old)
+	return list, p.publish()
 }
 
 // content is what goes into a bundle. As a graph.Source it keeps the go.mod files that it hands out.
 type content struct {
 	f        *modfetch.Fetcher
-	zips     map[module.Version]bool // those of which there is more than a go.mod file
-	infos    map[module.Version][]byte
-	sumFiles map[string][]byte // of the checksum database
+	zips     map[module.Version]bool // those of which there is a zip
+	sumFiles map[string][]byte       // of the checksum database
 
-	mu     sync.Mutex // guards goMods while an errgroup runs
-	goMods map[module.Version][]byte
+	mu     sync.Mutex                // guards the following while an errgroup runs
+	goMods map[module.Version][]byte // of all modules
+	infos  map[module.Version][]byte
 }
 
 func (c *content) GoMod(ctx context.Context, m module.Version) ([]byte, error) {
@@ -167,27 +162,30 @@ func (c *content) GoMod(ctx context.Context, m module.Version) ([]byte, error) {
 	return data, nil
 }
 
-// addOld adds the modules of the bundle in a directory, and returns its head; nil if there is no directory, or nothing in it.
-func (c *content) addOld(dir string) (head []byte, err error) {
-	if entries, err := os.ReadDir(dir); errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil, nil
-	}
-	old, err := openDir(dir)
+// addOld adds the modules of the bundle that is there, and returns its head; nil if it is an empty directory.
+func (c *content) addOld(name string) (head []byte, err error) {
+	old, err := open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer old.close()
-	listed, err := old.manifest()
-	if err != nil {
-		return nil, fmt.Errorf("%s holds something else than a bundle, so nothing is written to it: %w", dir, err)
+	if len(old.names)+len(old.odd)+len(old.empty) == 0 {
+		return nil, nil
 	}
-	for _, name := range slices.Concat(old.names, old.odd) {
-		if _, ok := listed[name]; !ok && name != manifestName {
-			return nil, fmt.Errorf("%s holds %s, which is no part of the bundle in it, so nothing is written to it", dir, name)
+	listed, err := old.manifest()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s holds something else than a bundle, so nothing is written to it", name)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	prefix := sumPrefix(old.names)
+	for _, file := range slices.Concat(old.names, old.odd) {
+		if _, ok := listed[file]; file != manifestName && (!ok || !belongs(file, prefix)) {
+			return nil, fmt.Errorf("%s holds %q, which is no part of the bundle in it, so nothing is written to it", name, file)
 		}
 	}
-	for name := range listed {
-		switch m, ext, ok := parseName(name); {
+	for file := range listed {
+		switch m, ext, ok := parseName(file); {
 		case ok && ext == ".zip":
 			c.zips[m] = true
 		case ok && ext == ".mod":
@@ -197,33 +195,80 @@ func (c *content) addOld(dir string) (head []byte, err error) {
 	return old.head()
 }
 
-// fetch gets what is missing. The zips are left where f keeps them.
-func (c *content) fetch(ctx context.Context) error {
-	for m, err := range c.f.Download(ctx, slices.Collect(maps.Keys(c.zips))) {
-		if err != nil {
-			return err
-		}
-		info, err := c.f.Info(ctx, m.Path, m.Version.Version)
-		if err != nil {
-			return err
-		}
-		// Not the mirror's own words, in which no two mirrors agree.
-		if c.infos[m.Version], err = json.Marshal(version{info.Version, info.Time}); err != nil {
-			return err
-		}
+// addListed adds what is not needed, but named by go list -m all: that wants the .info files. In a workspace nothing is left out
+// of what is needed.
+func (c *content) addListed(ctx context.Context, project string, list []module.Version) error {
+	if !strings.HasSuffix(project, ".mod") {
+		return nil
 	}
-	all := maps.Clone(c.goMods)
-	for m := range c.zips {
-		all[m] = c.goMods[m]
+	text, err := os.ReadFile(project)
+	if err != nil {
+		return err
+	}
+	file, err := modfile.Parse(project, text, nil)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(list), func(m module.Version) bool {
+		_, ok := c.goMods[m]
+		isReplaced := slices.ContainsFunc(file.Replace, func(r *modfile.Replace) bool { return r.Old.Path == m.Path })
+		return ok || isReplaced || c.f.Route(m.Path).Exempts != ""
+	})
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, m := range others {
+		g.Go(func() error {
+			err := c.addInfo(gctx, m)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // some go.mod file requires it, and nobody has noticed
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.goMods[m] = nil
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+const atOnce = 16 // small files
+
+// addInfo writes m's .info file. The mirror's own words are not kept: in them no two mirrors agree.
+func (c *content) addInfo(ctx context.Context, m module.Version) error {
+	info, err := c.f.Info(ctx, m.Path, m.Version)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(version{info.Version, info.Time})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.infos[m] = text
+	return err
+}
+
+// fetch gets what is missing. The zips are left where f keeps them.
+func (c *content) fetch(ctx context.Context, fetched func(done, all int)) error {
+	done := 0
+	for _, err := range c.f.Download(ctx, slices.Collect(maps.Keys(c.zips))) {
+		if err != nil {
+			return err
+		}
+		if done++; fetched != nil {
+			fetched(done, len(c.zips))
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	for m, data := range all {
-		if data == nil { // the graph has not asked for it
+	g.SetLimit(atOnce)
+	goMods, infos := maps.Clone(c.goMods), maps.Clone(c.infos)
+	for m, data := range goMods {
+		if data == nil {
 			g.Go(func() error {
 				_, err := c.GoMod(gctx, m)
 				return err
 			})
+		}
+		if infos[m] == nil {
+			g.Go(func() error { return c.addInfo(gctx, m) })
 		}
 	}
 	return g.Wait()
@@ -242,7 +287,11 @@ func (c *content) write(ctx context.Context, w writer, mods []module.Version) ([
 	zips := make(map[string]*Module)
 	versions := make(map[string][]string)
 	for i, m := range mods {
-		r, err := parseRecord(files[prefix+lookupName(m)], m)
+		_, text, _, err := tlog.ParseRecord(files[prefix+lookupName(m)])
+		if err != nil {
+			return nil, err
+		}
+		r, err := parseRecord(text, m)
 		if err != nil {
 			return nil, err
 		}
@@ -250,14 +299,13 @@ func (c *content) write(ctx context.Context, w writer, mods []module.Version) ([
 		if got := goModSum(c.goMods[m]); got != r.goMod {
 			return nil, fmt.Errorf("the go.mod file of %s is %s, but the checksum database has %s", m, got, r.goMod)
 		}
-		files[fileName(m, ".mod")] = c.goMods[m]
+		files[fileName(m, ".info")], files[fileName(m, ".mod")] = c.infos[m], c.goMods[m]
 		sums.Add(module.Version{Path: m.Path, Version: m.Version + "/go.mod"}, r.goMod)
 		if !c.zips[m] {
 			continue
 		}
 		list[i].Sum = r.zip
-		files[fileName(m, ".info")], files[fileName(m, ".zip")] = c.infos[m], nil
-		zips[fileName(m, ".zip")] = &list[i]
+		files[fileName(m, ".zip")], zips[fileName(m, ".zip")] = nil, &list[i]
 		sums.Add(m, r.zip)
 		versions[m.Path] = append(versions[m.Path], m.Version)
 	}
@@ -315,19 +363,11 @@ func writeFile(w writer, name string, r io.Reader) (File, error) {
 }
 
 // A record is what the checksum database has on a module version.
-type record struct {
-	id         int64
-	text       []byte
-	note       []byte
-	zip, goMod string // h1:
-}
+type record struct{ zip, goMod string } // h1:
 
-// parseRecord reads a lookup of m.
-func parseRecord(data []byte, m module.Version) (r record, err error) {
-	if r.id, r.text, r.note, err = tlog.ParseRecord(data); err != nil {
-		return record{}, err
-	}
-	for line := range strings.Lines(string(r.text)) {
+// parseRecord reads the text of m's record.
+func parseRecord(text []byte, m module.Version) (r record, err error) {
+	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		switch {
 		case len(f) != 3 || f[0] != m.Path || !strings.HasPrefix(f[2], "h1:"):
@@ -368,6 +408,14 @@ func lookupName(m module.Version) string {
 	return "lookup/" + path + "@" + version
 }
 
+// parseLookupName is the reverse of lookupName.
+func parseLookupName(name string) (m module.Version, ok bool) {
+	name, ok = strings.CutPrefix(name, "lookup/")
+	path, version, ok2 := strings.Cut(name, "@")
+	m, _, ok3 := parseName(path + "/@v/" + version + ".mod")
+	return m, ok && ok2 && ok3
+}
+
 // sumPrefix returns what the names of the checksum database's files begin with, "sumdb/<name>/", or "" if there is no head.
 func sumPrefix(names []string) string {
 	for _, name := range names {
@@ -390,6 +438,19 @@ func parseName(name string) (m module.Version, ext string, ok bool) {
 	m.Version, err2 = module.UnescapeVersion(strings.TrimSuffix(file, ext))
 	ok = err == nil && err2 == nil && module.Check(m.Path, m.Version) == nil && slices.Contains([]string{".info", ".mod", ".zip"}, ext)
 	return m, ext, ok
+}
+
+// belongs reports whether name may be that of a file of a bundle, whose checksum database has the prefix.
+func belongs(name, prefix string) bool {
+	if sumName, ok := strings.CutPrefix(name, prefix); ok && prefix != "" {
+		_, isLookup := parseLookupName(sumName)
+		_, notTile := tlog.ParseTilePath(sumName)
+		return sumName == "supported" || sumName == "latest" || isLookup || notTile == nil
+	}
+	_, _, ok := parseName(name)
+	path, isList := strings.CutSuffix(name, "/@v/list")
+	_, notPath := module.UnescapePath(path)
+	return ok || isList && notPath == nil || name == goSumName
 }
 
 // versionList is the content of a list, in which pseudo-versions do not belong.

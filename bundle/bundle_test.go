@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -235,6 +235,55 @@ func TestABundleIsAllThatAGoCommandNeeds(t *testing.T) {
 	m.mustRun(goMod, "mod", "verify")
 }
 
+// TestListAll has a project of which go.mod names one module, so that of the others in its build list there is no zip.
+func TestListAll(t *testing.T) {
+	w := newWorld(t)
+	const goMod = "module example.com/main\n\ngo 1.22\n\nrequire example.com/a v1.0.0\n"
+	dir := w.bundle(goMod, "b", bundle.Options{})
+	machines := []*machine{w.machine(), w.machine()}
+	w.Close()
+	w.verify(dir)
+	if text := strings.Join(names(t, dir), " "); strings.Count(text, ".zip") != 1 || strings.Count(text, ".info") != 3 {
+		t.Errorf("the bundle has %s", text)
+	}
+	for _, m := range machines {
+		m.env = append(m.env, "GOFLAGS=-mod=mod")
+		m.offline(dir)
+	}
+	machines[0].mustRun(project(t, goMod), "list", "-m", "all")
+	if err := os.Remove(filepath.Join(dir, "example.com/c/@v/v1.0.0.info")); err != nil {
+		t.Fatal(err)
+	}
+	if machines[1].run(project(t, goMod), "list", "-m", "all") == nil {
+		t.Error("the go command does not need the .info files, so this test shows nothing")
+	}
+}
+
+// TestListedButNotThere has versions in the build list that nobody needs, and that nobody has: one that no mirror knows, one
+// that go.mod replaces, and one that is private. The go command does not need them either.
+func TestListedButNotThere(t *testing.T) {
+	w := newWorld(t)
+	const e = "module example.com/e\n\ngo 1.22\n\nrequire (\n\texample.com/c v1.0.0\n\texample.com/gone v1.0.0\n\texample.com/replaced v1.0.0\n\tcorp.test/secret v1.0.0\n)\n"
+	w.Add(modfetchtest.NewModule("example.com/e", "v1.0.0").File("go.mod", e).File("e.go", "package e\n"))
+	corp := modfetchtest.NewServer(t, nil)
+	const goMod = "module example.com/main\n\ngo 1.22\n\nrequire example.com/e v1.0.0\n\nreplace example.com/replaced => ./replaced\n"
+	file := project(t, goMod)
+	write(t, filepath.Join(filepath.Dir(file), "replaced/go.mod"), "module example.com/replaced\n")
+	dir := filepath.Join(t.TempDir(), "b")
+	if _, err := bundle.Write(t.Context(), w.fetcher(modfetch.WithRoute("corp.test/*", corp.URL)), file, dir, bundle.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	w.verify(dir)
+	for _, path := range append(w.Requests(), corp.Requests()...) {
+		if strings.Contains(path, "replaced") || strings.Contains(path, "secret") || strings.Contains(path, "lookup/example.com/gone") {
+			t.Errorf("requested %s", path)
+		}
+	}
+	if text := strings.Join(names(t, dir), " "); !strings.Contains(text, "example.com/c/@v/v1.0.0.info ") || strings.Contains(text, "gone") {
+		t.Errorf("the bundle has %s", text)
+	}
+}
+
 func TestABundleIsAllThatAFetcherNeeds(t *testing.T) {
 	w := newWorld(t)
 	dir := w.bundle(mainMod, "b", bundle.Options{})
@@ -273,8 +322,13 @@ func TestOntoAnOlderHead(t *testing.T) {
 	w.verify(onto)
 
 	machines[0].offline(plain)
-	if machines[0].run(project(t, lastMod), "mod", "download") == nil {
-		t.Error("the go command does not need the tiles that prove its head, so this test shows nothing")
+	err := machines[0].run(project(t, lastMod), "mod", "download")
+	if err == nil {
+		t.Fatal("the go command does not need the tiles that prove its head, so this test shows nothing")
+	}
+	// The help of modfetch bundle quotes this.
+	if words := regexp.MustCompile(`checking tree#\d+ against tree#\d+: reading file://\S+/tile/8/\S+: no such file or directory`); !words.MatchString(err.Error()) {
+		t.Errorf("the go command has other words now: %v", err)
 	}
 	machines[1].offline(onto)
 	machines[1].mustRun(project(t, lastMod), "mod", "download")
@@ -351,11 +405,6 @@ func TestAPinnedHeadMakesTheSameBytes(t *testing.T) {
 	}
 }
 
-// readOnly is a Cache in which nothing is kept.
-type readOnly struct{ modfetch.DirCache }
-
-func (readOnly) Put(context.Context, string, io.ReadSeeker) error { return nil }
-
 func TestAddingFetchesWhatIsMissing(t *testing.T) {
 	w := newWorld(t)
 	dir := w.bundle(mainMod, "b", bundle.Options{})
@@ -369,7 +418,7 @@ func TestAddingFetchesWhatIsMissing(t *testing.T) {
 	w.AddRecords(20000)
 
 	before := len(w.Requests())
-	f := w.fetcher(modfetch.WithCache(readOnly{modfetch.DirCache(dir)}))
+	f := w.fetcher(modfetch.WithCache(bundle.Cache(dir)))
 	if _, err := bundle.Write(t.Context(), f, project(t, otherMod), dir, bundle.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +430,11 @@ func TestAddingFetchesWhatIsMissing(t *testing.T) {
 	}
 	slices.Sort(asked)
 	const d = "/example.com/d/@v/v0.0.0-20240102030405-0123456789ab"
-	if want := []string{"/example.com/c/@v/v1.1.0.zip", d + ".info", d + ".mod", d + ".zip"}; !slices.Equal(asked, want) {
+	var want []string
+	for _, name := range []string{"!upper/b/@v/v1.0.0-!r!c1.info", "a/@v/v1.0.0.info", "c/@v/v1.0.0.info", "c/@v/v1.1.0.info", "c/@v/v1.1.0.zip"} {
+		want = append(want, "/example.com/"+name)
+	}
+	if want := append(want, d+".info", d+".mod", d+".zip"); !slices.Equal(asked, want) {
 		t.Errorf("requested %q, want %q", asked, want)
 	}
 	w.Close()
@@ -395,6 +448,15 @@ func TestAddingFetchesWhatIsMissing(t *testing.T) {
 	m.mustRun(project(t, otherMod), "mod", "download") // under the new head, with the old one kept
 	m.env = append(m.env, "GOMODCACHE="+t.TempDir())
 	m.mustRun(project(t, mainMod), "mod", "download")
+}
+
+func TestFetched(t *testing.T) {
+	w := newWorld(t)
+	var calls []string
+	w.bundle(mainMod, "b", bundle.Options{Fetched: func(done, all int) { calls = append(calls, fmt.Sprint(done, " of ", all)) }})
+	if want := []string{"1 of 3", "2 of 3", "3 of 3"}; !slices.Equal(calls, want) {
+		t.Errorf("called with %q, want %q", calls, want)
+	}
 }
 
 func TestNothingElseIsWrittenTo(t *testing.T) {
@@ -455,6 +517,7 @@ func TestWhatIsNotProvenIsNotWritten(t *testing.T) {
 		{"forked older head", mainMod, bundle.Options{Onto: [][]byte{forked}}, nil, modfetch.ErrSecurity, "two histories"},
 		{"head before the record", lateMod, bundle.Options{Head: old}, nil, modfetch.ErrForbidden, "take a newer one"},
 		{"newer older head", mainMod, bundle.Options{Head: old, Onto: [][]byte{newest}}, nil, modfetch.ErrForbidden, "is not older"},
+		{"no head", mainMod, bundle.Options{Onto: [][]byte{{}}}, nil, modfetch.ErrSecurity, "is not signed by"},
 		{"private module", mainMod, bundle.Options{}, []modfetch.Option{modfetch.WithRoute("example.com/c", w.URL)}, modfetch.ErrForbidden, "nothing proves it"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -490,20 +553,27 @@ func TestWhatContradictsTheDatabaseIsNotWritten(t *testing.T) {
 	}
 }
 
-// TestAnInterruptedWriteLeavesNothing cancels while the last files arrive.
+// TestAnInterruptedWriteLeavesNothing cancels while the proofs arrive, and while the last files do.
 func TestAnInterruptedWriteLeavesNothing(t *testing.T) {
+	for _, pattern := range []string{"/sumdb/*/tile/*", "*.zip"} {
+		testInterrupted(t, pattern)
+	}
+}
+
+func testInterrupted(t *testing.T, pattern string) {
 	w := newWorld(t)
 	dir := w.bundle(mainMod, "b", bundle.Options{})
 	before := names(t, filepath.Dir(dir))
 	ctx, cancel := context.WithCancel(t.Context())
-	w.Fault("/sumdb/*/tile/*", modfetchtest.Middleware(func(honest http.Handler) http.Handler {
+	w.Fault(pattern, modfetchtest.Middleware(func(honest http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			cancel()
 			honest.ServeHTTP(rw, r)
 		})
 	}))
-	if _, err := bundle.Write(ctx, w.fetcher(), project(t, otherMod), dir, bundle.Options{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+	f := w.fetcher(modfetch.WithCache(bundle.Cache(dir)))
+	if _, err := bundle.Write(ctx, f, project(t, otherMod), dir, bundle.Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%s: error %v", pattern, err)
 	}
 	if after := names(t, filepath.Dir(dir)); !slices.Equal(before, after) {
 		t.Errorf("files %q, and then %q", before, after)

@@ -4,18 +4,23 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/internal/regular"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // A writer takes the files of a bundle, one after the other.
@@ -26,9 +31,6 @@ type writer interface {
 
 // create begins a new bundle, under a name that nothing has yet.
 func create(name string, isZip bool) (writer, error) {
-	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
-		return nil, err
-	}
 	if !isZip {
 		return dirWriter(name), os.Mkdir(name, 0o777)
 	}
@@ -61,7 +63,7 @@ func (d dirWriter) close() error { return nil }
 // zips of modules are already, and all times are the same.
 type zipWriter struct {
 	zip  *zip.Writer
-	file io.Closer // nil if it is the caller's
+	file *os.File // nil if it is the caller's
 }
 
 func (w zipWriter) add(name string, content io.Reader) (int64, error) {
@@ -75,7 +77,7 @@ func (w zipWriter) add(name string, content io.Reader) (int64, error) {
 func (w zipWriter) close() error {
 	err := w.zip.Close()
 	if w.file != nil {
-		err = errors.Join(err, w.file.Close())
+		err = errors.Join(err, w.file.Sync(), w.file.Close()) // the medium may be pulled out
 	}
 	return err
 }
@@ -86,6 +88,7 @@ var zipTime = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC) // the first that a zi
 type reader struct {
 	names []string // in the order of the zip; sorted in a directory
 	odd   []string // names of what is no regular file, or is there twice
+	empty []string // names of directories with nothing in them
 	dir   string   // "" for a zip
 
 	file *os.File // the zip, or nil
@@ -107,39 +110,107 @@ func open(name string) (*reader, error) {
 		return nil, err
 	}
 	r := &reader{file: f, size: info.Size(), zip: make(map[string]*zip.File)}
-	z, err := zip.NewReader(f, r.size)
-	if err != nil {
+	if err := r.openZip(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s is no bundle: %w", name, err)
 	}
+	return r, nil
+}
+
+func (r *reader) openZip() error {
+	if err := checkZipEnd(r.file, r.size); err != nil {
+		return err
+	}
+	z, err := zip.NewReader(r.file, r.size)
+	if err != nil {
+		return err
+	}
+	left := uint64(r.size)
 	for _, file := range z.File {
 		if !fs.ValidPath(file.Name) || !file.Mode().IsRegular() || file.Method != zip.Store ||
 			file.UncompressedSize64 != file.CompressedSize64 || r.zip[file.Name] != nil {
 			r.odd = append(r.odd, file.Name)
 			continue
 		}
+		if file.UncompressedSize64 > left {
+			return errors.New("its files lie one over the other")
+		}
+		left -= file.UncompressedSize64
 		r.names = append(r.names, file.Name)
 		r.zip[file.Name] = file
 	}
-	return r, nil
+	return nil
+}
+
+// Bounds on the end of a zip, and the records there, from the zip file format specification (APPNOTE.TXT 4.3).
+const (
+	maxZipDirectory = 16 << 20 // bytes, of some 100,000 files
+
+	headerLen  = 46
+	endLen     = 22
+	locatorLen = 20
+	end64Len   = 56
+)
+
+// checkZipEnd refuses a zip that does not end as those of a zipWriter do, or whose directory is too large: archive/zip takes
+// memory for as many entries as the end speaks of, and then for as many as there are.
+func checkZipEnd(f io.ReaderAt, size int64) error {
+	var tail [end64Len + locatorLen + endLen]byte
+	if _, err := f.ReadAt(tail[:], size-int64(len(tail))); err != nil {
+		return zip.ErrFormat // it is shorter
+	}
+	le := binary.LittleEndian
+	locator, end := string(tail[end64Len:][:locatorLen]), string(tail[end64Len+locatorLen:])
+	at, entries, length, start := size-endLen, uint64(le.Uint16(tail[86:])), uint64(le.Uint32(tail[88:])), uint64(le.Uint32(tail[92:]))
+	if strings.HasPrefix(locator, "PK\x06\x07") { // zip64 has larger numbers elsewhere
+		at, entries, length, start = size-int64(len(tail)), le.Uint64(tail[32:]), le.Uint64(tail[40:]), le.Uint64(tail[48:])
+		want := le.AppendUint32(le.AppendUint64([]byte("PK\x06\x07\x00\x00\x00\x00"), uint64(at)), 1)
+		if locator != string(want) || end[8:20] != strings.Repeat("\xff", 12) {
+			return zip.ErrFormat
+		}
+	}
+	if !strings.HasPrefix(end, "PK\x05\x06\x00\x00\x00\x00") {
+		return zip.ErrFormat
+	}
+	if length > maxZipDirectory || entries > length/headerLen {
+		return fmt.Errorf("its directory has %d bytes and %d entries; at most %d bytes are read", length, entries, maxZipDirectory)
+	}
+	if start != uint64(at)-length {
+		return zip.ErrFormat
+	}
+	return nil
 }
 
 func openDir(dir string) (*reader, error) {
 	r := &reader{dir: dir}
-	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, file)
-		if name = filepath.ToSlash(name); !d.Type().IsRegular() {
-			r.odd = append(r.odd, name)
-		} else {
-			r.names = append(r.names, name)
-		}
-		return err
-	})
+	err := r.list("")
 	slices.Sort(r.names)
 	return r, err
+}
+
+// list lists the files in a directory. Of the root a link may be given; others are odd.
+func (r *reader) list(dir string) error {
+	entries, err := os.ReadDir(filepath.Join(r.dir, filepath.FromSlash(dir)))
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 && dir != "" {
+		r.empty = append(r.empty, dir)
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		switch {
+		case e.IsDir():
+			if err := r.list(name); err != nil {
+				return err
+			}
+		case e.Type().IsRegular():
+			r.names = append(r.names, name)
+		default:
+			r.odd = append(r.odd, name)
+		}
+	}
+	return nil
 }
 
 func (r *reader) close() error {
@@ -220,20 +291,45 @@ const (
 // signed it is not checked.
 func Head(name string) ([]byte, error) {
 	r, err := open(name)
-	if err == nil {
+	var head []byte
+	switch {
+	case err == nil:
 		defer r.close()
-		head, err := r.head()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+		if head, err = r.head(); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
 		}
-		return head, nil
+	case !errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(name, ".zip"):
+		head, err = regular.Read(name, maxSmall)
+		head = bytes.Trim(head, "\x00") // which a write that was broken off may have left
 	}
-	if errors.Is(err, fs.ErrNotExist) || strings.HasSuffix(name, ".zip") {
+	if err != nil {
 		return nil, err
 	}
-	head, err := regular.Read(name, maxSmall)
-	return bytes.Trim(head, "\x00"), err // which a write that was broken off may have left
+	_, err = note.Open(head, note.VerifierList())
+	var unverified *note.UnverifiedNoteError
+	if errors.As(err, &unverified) {
+		_, err = tlog.ParseTree([]byte(unverified.Note.Text))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: neither a bundle nor a tree head of a checksum database: %w", name, err)
+	}
+	return head, nil
 }
+
+// A Cache is a [modfetch.Cache] of the zips and go.mod files of the bundle in the named directory. Nothing is put into it. The
+// rest of a bundle is nothing that a hash on record covers, and no cache should give it.
+type Cache string
+
+// Open opens a zip or a go.mod file.
+func (c Cache) Open(ctx context.Context, name string) (io.ReadSeekCloser, error) {
+	if ext := path.Ext(name); ext != ".zip" && ext != ".mod" {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return modfetch.DirCache(c).Open(ctx, name)
+}
+
+// Put does nothing.
+func (Cache) Put(context.Context, string, io.ReadSeeker) error { return nil }
 
 // packed reports whether the zip is, byte for byte, what a writer makes of its files: nothing lies between them.
 func (r *reader) packed(ctx context.Context) (bool, error) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
@@ -33,9 +34,10 @@ type Problem struct {
 // not belong there; and if there are none, because anybody can write a manifest, all that the checksum database has not signed.
 // The database and its key are those of gosumdb, a setting like GOSUMDB; what the bundle says of itself counts for nothing.
 //
-// No hash on record covers the time in an .info file, nor the bytes of a zip besides the names and contents of its files.
+// No hash on record covers the time in an .info file, nor the bytes of a zip besides the names and contents of its files. Nothing
+// tells whether a bundle is complete: somebody may have taken modules out of it, or the proof of an older head.
 //
-// The error is that of a bundle which cannot be read at all, of the setting, or of ctx.
+// The error is that of what is no bundle or cannot be read at all, of the setting, or of ctx.
 func Verify(ctx context.Context, name, gosumdb string) ([]Problem, error) {
 	key, err := modfetch.SumDBKey(gosumdb)
 	if err != nil {
@@ -50,9 +52,15 @@ func Verify(ctx context.Context, name, gosumdb string) ([]Problem, error) {
 		return nil, err
 	}
 	defer r.close()
+	if sumPrefix(r.names) == "" && !slices.Contains(r.names, manifestName) {
+		return nil, fmt.Errorf("%s is no bundle: it has neither a tree head nor %s", name, manifestName)
+	}
 	v := &verification{reader: r, verifier: verifier, prefix: "sumdb/" + verifier.Name() + "/", found: make(map[string]string)}
 	for _, name := range r.odd {
 		v.bad(name, "it is no regular file, or there twice")
+	}
+	for _, name := range r.empty {
+		v.bad(name, "it is a directory with nothing in it")
 	}
 	if err := v.checkManifest(ctx); err != nil {
 		return nil, err
@@ -75,6 +83,8 @@ type verification struct {
 	verifier note.Verifier
 	prefix   string            // of the database's files
 	found    map[string]string // what is wrong, by name; the first finding counts
+	tree     tlog.Tree         // that is signed
+	hashes   tlog.HashReader   // of hashes that are proven to be in it
 }
 
 func (v *verification) bad(name, format string, args ...any) {
@@ -127,6 +137,9 @@ func (v *verification) sha256(ctx context.Context, name string) (string, error) 
 		return "", err
 	}
 	defer c.Close()
+	if f.Size() > modzip.MaxZipFile {
+		return "", fmt.Errorf("it has %d bytes; at most %d are read", f.Size(), modzip.MaxZipFile)
+	}
 	sum := sha256.New()
 	for n := int64(1); n > 0 && err == nil && ctx.Err() == nil; {
 		if n, err = io.CopyN(sum, f, 16<<20); errors.Is(err, io.EOF) {
@@ -157,9 +170,12 @@ func (v *verification) openHead() (tree tlog.Tree, head []byte, ok bool) {
 
 // checkContent holds all files against what the database has signed, and against each other.
 func (v *verification) checkContent(ctx context.Context, tree tlog.Tree, head []byte) error {
+	v.tree, v.hashes = tree, tlog.TileHashReader(tree, tileFiles{v})
 	records, files := make(map[module.Version]record), make(map[module.Version]map[string]bool)
-	tiles := make(tileFiles)
 	for _, name := range v.names {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		m, ext, ok := parseName(name)
 		sumName, inDB := strings.CutPrefix(name, v.prefix)
 		switch {
@@ -168,20 +184,33 @@ func (v *verification) checkContent(ctx context.Context, tree tlog.Tree, head []
 				files[m] = make(map[string]bool)
 			}
 			files[m][ext] = true
-		case name == manifestName, name == goSumName, strings.HasSuffix(name, "/@v/list"), inDB && sumName == "latest":
+		case name == manifestName, name == goSumName, strings.HasSuffix(name, "/@v/list"), inDB && (sumName == "latest" || sumName == "supported"):
 			// They are not read here.
 		case !inDB:
 			v.bad(name, "it belongs neither to a module nor to %s", v.verifier.Name())
-		case sumName == "supported":
-			v.equals(name, nil)
 		case strings.HasPrefix(sumName, "lookup/"):
-			v.readRecord(name, sumName, records)
+			if m, ok := parseLookupName(sumName); !ok {
+				v.bad(name, "it belongs to no module")
+			} else if r, err := v.record(name, m, head); err != nil {
+				v.bad(name, "%v", err)
+			} else {
+				records[m] = r
+			}
 		default:
-			v.readTile(name, sumName, tiles)
+			if err := v.checkTile(name, sumName); err != nil {
+				v.bad(name, "%v", err)
+			}
 		}
 	}
-	v.checkProofs(tree, head, records, tiles)
 
+	goSum, _ := v.read(goSumName, maxManifest) // what is wrong with it is found below
+	for line := range strings.Lines(string(goSum)) {
+		path, rest, _ := strings.Cut(line, " ")
+		version, _, _ := strings.Cut(rest, " ")
+		if has := files[module.Version{Path: path, Version: version}]; has != nil {
+			has[".zip"] = true // or should be there
+		}
+	}
 	sums, versions := new(modfetch.GoSum), make(map[string][]string)
 	for m, has := range files {
 		r, ok := records[m]
@@ -203,11 +232,12 @@ func (v *verification) checkContent(ctx context.Context, tree tlog.Tree, head []
 			v.bad(fileName(m, ".mod"), "it is missing")
 		}
 	}
-	var goSum bytes.Buffer
-	if _, err := sums.WriteTo(&goSum); err != nil {
+	var want bytes.Buffer
+	if _, err := sums.WriteTo(&want); err != nil {
 		return err
 	}
-	v.equals(goSumName, goSum.Bytes())
+	v.equals(goSumName, want.Bytes())
+	v.equals(v.prefix+"supported", nil)
 	for path, versions := range versions {
 		v.equals(listName(path), versionList(versions))
 	}
@@ -229,103 +259,94 @@ func (v *verification) equals(name string, want []byte) {
 	}
 }
 
-func (v *verification) readRecord(name, sumName string, records map[module.Version]record) {
+// record returns the record of m, once it is proven under the head. Nothing else is kept of the file.
+func (v *verification) record(name string, m module.Version, head []byte) (record, error) {
 	data, err := v.read(name, maxSmall)
 	if err != nil {
-		v.bad(name, "%v", err)
-		return
+		return record{}, err
 	}
-	path, version, _ := strings.Cut(strings.TrimPrefix(sumName, "lookup/"), "@")
-	m, _, ok := parseName(path + "/@v/" + version + ".mod")
-	if !ok {
-		v.bad(name, "it belongs to no module")
-		return
-	}
-	r, err := parseRecord(data, m)
+	id, text, note, err := tlog.ParseRecord(data)
 	if err != nil {
-		v.bad(name, "%v", err)
-		return
+		return record{}, err
 	}
-	records[m] = r
+	if !bytes.Equal(note, head) {
+		return record{}, errors.New("its tree head is not that of the bundle")
+	}
+	got, err := v.proven(tlog.StoredHashIndex(0, id))
+	if err != nil {
+		return record{}, err
+	}
+	if got[0] != tlog.RecordHash(text) {
+		return record{}, fmt.Errorf("it is not the record with number %d that is signed", id)
+	}
+	return parseRecord(text, m)
 }
 
-func (v *verification) readTile(name, sumName string, tiles tileFiles) {
+// checkTile proves a tile under the head. One that is narrower than it could be proves an older head; it is proven with the
+// wider one.
+func (v *verification) checkTile(name, sumName string) error {
 	tile, err := tlog.ParseTilePath(sumName)
-	if err != nil || tile.H != tiles.Height() || tile.L < 0 || tile.L > maxTileLevel || tile.N >= maxTile>>(tile.H*tile.L) {
-		v.bad(name, "it is no file of a checksum database")
-		return
+	if err != nil || tile.H != tileHeight || tile.L < 0 || tile.L > maxTileLevel || tile.N >= maxTile>>(tile.H*tile.L) {
+		return errors.New("it is no file of a checksum database")
 	}
-	data, err := v.read(name, int64(tile.W*tlog.HashSize))
-	if err == nil && len(data) != tile.W*tlog.HashSize {
-		err = fmt.Errorf("it has %d bytes, not %d", len(data), tile.W*tlog.HashSize)
-	}
+	data, err := v.readTile(tile)
 	if err != nil {
-		v.bad(name, "%v", err)
-		return
+		return err
 	}
-	tiles[tile] = data
-}
-
-// checkProofs proves all tiles and records under the head.
-func (v *verification) checkProofs(tree tlog.Tree, head []byte, records map[module.Version]record, tiles tileFiles) {
-	hashes := tlog.TileHashReader(tree, tiles)
-	prove := func(name string, indexes ...int64) []tlog.Hash {
-		got, err := hashes.ReadHashes(indexes)
-		var missing missingTile
-		if errors.As(err, &missing) {
-			v.bad(v.prefix+missing.Path(), "it is missing: a proof needs it")
-		}
-		if err != nil {
-			v.bad(name, "it cannot be proven under the head of %d records: %v", tree.N, err)
-			return nil
-		}
-		return got
+	indexes := make([]int64, tile.W)
+	for i := range indexes {
+		indexes[i] = tlog.StoredHashIndex(tile.H*tile.L, tile.N<<tile.H+int64(i))
 	}
-	for tile, data := range tiles {
-		name := v.prefix + tile.Path()
-		// One that is narrower than it could be proves an older head. It is proven with the wider one.
-		indexes := make([]int64, tile.W)
-		for i := range indexes {
-			indexes[i] = tlog.StoredHashIndex(tile.H*tile.L, tile.N<<tile.H+int64(i))
-		}
-		for i, hash := range prove(name, indexes...) {
-			if !bytes.Equal(hash[:], data[i*tlog.HashSize:][:tlog.HashSize]) {
-				v.bad(name, "it is not in the tree of %d records", tree.N)
-			}
+	hashes, err := v.proven(indexes...)
+	if err != nil {
+		return err
+	}
+	for i, hash := range hashes {
+		if !bytes.Equal(hash[:], data[i*tlog.HashSize:][:tlog.HashSize]) {
+			return fmt.Errorf("it is not in the tree of %d records", v.tree.N)
 		}
 	}
-	for m, r := range records {
-		name := v.prefix + lookupName(m)
-		if !bytes.Equal(r.note, head) {
-			v.bad(name, "its tree head is not that of the bundle")
-		}
-		if got := prove(name, tlog.StoredHashIndex(0, r.id)); got != nil && got[0] != tlog.RecordHash(r.text) {
-			v.bad(name, "it is not the record with number %d that is signed", r.id)
-		}
-	}
+	return nil
 }
 
 const (
+	tileHeight   = 8       // as clients have it
 	maxTileLevel = 5       // of a tree of 2^48 records
 	maxTile      = 1 << 40 // of the lowest level, so that no number overflows
 )
 
-// tileFiles is a tlog.TileReader.
-type tileFiles map[tlog.Tile][]byte
+// proven returns hashes that are in the tree.
+func (v *verification) proven(indexes ...int64) ([]tlog.Hash, error) {
+	hashes, err := v.hashes.ReadHashes(indexes)
+	if err != nil {
+		return nil, fmt.Errorf("it cannot be proven under the head of %d records: %w", v.tree.N, err)
+	}
+	return hashes, nil
+}
 
-type missingTile struct{ tlog.Tile }
+func (v *verification) readTile(tile tlog.Tile) ([]byte, error) {
+	data, err := v.read(v.prefix+tile.Path(), int64(tile.W*tlog.HashSize))
+	if err == nil && len(data) != tile.W*tlog.HashSize {
+		err = fmt.Errorf("it has %d bytes, not %d", len(data), tile.W*tlog.HashSize)
+	}
+	return data, err
+}
 
-func (t missingTile) Error() string { return t.Path() + " is missing" }
+// tileFiles is the tlog.TileReader of a verification. What a proof needs and cannot read is bad by itself.
+type tileFiles struct{ *verification }
 
-func (tileFiles) Height() int { return 8 } // as clients have it
+func (tileFiles) Height() int { return tileHeight }
 
 func (t tileFiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
-	var data [][]byte
-	for _, tile := range tiles {
-		if t[tile] == nil {
-			return nil, missingTile{tile}
+	data := make([][]byte, len(tiles))
+	for i, tile := range tiles {
+		var err error
+		if data[i], err = t.readTile(tile); errors.Is(err, fs.ErrNotExist) {
+			t.bad(t.prefix+tile.Path(), "it is missing: a proof needs it")
 		}
-		data = append(data, t[tile])
+		if err != nil {
+			return nil, err
+		}
 	}
 	return data, nil
 }
@@ -340,20 +361,22 @@ func (v *verification) checkModule(ctx context.Context, m module.Version, has ma
 	} else if got := goModSum(data); got != r.goMod {
 		v.bad(name, "it is %s, but the checksum database has %s", got, r.goMod)
 	}
-	if !has[".zip"] && !has[".info"] {
-		return nil
-	}
 
 	name = fileName(m, ".info")
 	var info version
-	if data, err := v.read(name, maxSmall); err != nil {
+	data, err := v.read(name, maxSmall)
+	if err == nil {
+		err = json.Unmarshal(data, &info)
+	}
+	if want, _ := json.Marshal(version{m.Version, info.Time}); err != nil {
 		v.bad(name, "%v", err)
-	} else if err := json.Unmarshal(data, &info); err != nil {
-		v.bad(name, "%v", err)
-	} else if info.Version != m.Version {
-		v.bad(name, "it is that of version %q", info.Version)
+	} else if !bytes.Equal(data, want) {
+		v.bad(name, "it says something else than the version and its time: %.100q", data)
 	}
 
+	if !has[".zip"] {
+		return nil
+	}
 	name = fileName(m, ".zip")
 	if got, err := v.zipSum(ctx, name, m); ctx.Err() != nil {
 		return ctx.Err()

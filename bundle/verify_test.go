@@ -3,12 +3,15 @@ package bundle_test
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +21,7 @@ import (
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+	modzip "golang.org/x/mod/zip"
 )
 
 // problems returns the names of the files that Verify finds something wrong with.
@@ -133,6 +137,10 @@ func TestVerifyBelievesNoManifest(t *testing.T) {
 		{"example.com/a/@v/v1.0.0.info", nil, ""},
 		{"example.com/a/@v/v1.0.0.info", text(`{"Version":"v1.0.1"}`), ""},
 		{"example.com/a/@v/v1.0.0.info", text("no JSON"), ""},
+		{"example.com/a/@v/v1.0.0.info", replace("}", `,"Origin":{"URL":"https://evil.test"}}`), ""},
+		{"example.com/a/@v/v1.0.0.info", replace("{", "{ "), ""},
+		{"example.com/c/@v/v1.0.0.info", nil, ""}, // of which there is no zip
+		{"example.com/d/@v/v1.0.0.info", text(`{"Version":"v1.0.0"}`), sums + "lookup/example.com/d@v1.0.0"},
 		{"example.com/a/@v/list", text("v1.0.0\nv1.0.1\n"), ""},
 		{"example.com/a/@v/list", nil, ""},
 		{"example.com/nobody/@v/list", text(""), ""},
@@ -145,6 +153,7 @@ func TestVerifyBelievesNoManifest(t *testing.T) {
 		{"example.com/c/@v/v1.0.0.mod", nil, ""},
 		{"sumdb/other.test/latest", text("mine"), ""},
 		{sums + "supported", text("no"), ""},
+		{sums + "supported", nil, ""},
 		{sums + "latest", flip, ""},
 		{sums + "latest", text(string(older)), sums + "lookup/example.com/a@v1.0.0"},
 		{sums + "latest", nil, ""},
@@ -163,6 +172,7 @@ func TestVerifyBelievesNoManifest(t *testing.T) {
 		{sums + "tile/8/data/000.p/1", text(strings.Repeat("x", 32)), ""},
 		{sums + "lookup/example.com/a@v1.0.0", replace("100", "999999999999999100"), ""},
 		{sums + "tile/8/2/000.p/1", text(strings.Repeat("x", 32)), ""},
+		{sums + "tile/8/0/003", nil, ""},
 	}
 	for _, name := range names(t, good) {
 		if strings.HasPrefix(name, sums+"tile/") {
@@ -391,6 +401,169 @@ func TestAnotherKey(t *testing.T) {
 	}
 	if left := names(t, filepath.Dir(out)); len(left) > 0 {
 		t.Errorf("left %q", left)
+	}
+}
+
+// TestVerifyTakesLittleMemory has records and tiles that nobody has signed, of files that take no room on the disk. The context
+// looks how much memory is in use whenever it is asked.
+func TestVerifyTakesLittleMemory(t *testing.T) {
+	w := newWorld(t)
+	dir := w.bundle(mainMod, "b", bundle.Options{})
+	db, _, _ := strings.Cut(w.GOSUMDB(), "+")
+	base := filepath.Join(dir, "sumdb", db)
+	const n = 100
+	var text strings.Builder
+	text.WriteString("123\n")
+	for i := range n {
+		fmt.Fprintf(&text, "evil.test/m%d v1.0.0 h1:%s\nevil.test/m%d v1.0.0/go.mod h1:x\n", i, strings.Repeat("x", 5000), i)
+	}
+	text.WriteString("\n" + string(read(t, base, "latest")))
+	write(t, filepath.Join(base, "lookup/evil.test/m0@v1.0.0"), text.String())
+	write(t, filepath.Join(base, "tile/8/0/x001/000"), strings.Repeat("x", 256*tlog.HashSize))
+	for i := 1; i < n; i++ {
+		for _, name := range []string{"lookup/evil.test/m%d@v1.0.0", "tile/8/0/x001/%03d"} {
+			if err := os.Link(filepath.Join(base, strings.ReplaceAll(strings.ReplaceAll(name, "%d", "0"), "%03d", "000")), filepath.Join(base, fmt.Sprintf(name, i))); err != nil {
+				t.Skip(err)
+			}
+		}
+	}
+	writeManifest(t, dir)
+	ctx := &watch{Context: t.Context()}
+	ctx.Err()
+	before := ctx.peak
+	found, err := bundle.Verify(ctx, dir, w.GOSUMDB())
+	if err != nil || len(found) < 2*n {
+		t.Errorf("found %d problems, error %v", len(found), err)
+	}
+	if grown := ctx.peak - before; grown > 6<<20 { // the records have 50 MB
+		t.Errorf("%d bytes are in use", grown)
+	}
+}
+
+// A watch is a context that keeps the largest amount of memory that was in use when it was asked for its error.
+type watch struct {
+	context.Context
+	peak uint64
+}
+
+func (w *watch) Err() error {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	w.peak = max(w.peak, m.HeapAlloc)
+	return w.Context.Err()
+}
+
+// TestTooMuchToRead has bundles that are small, and would take hours or gigabytes.
+func TestTooMuchToRead(t *testing.T) {
+	w := newWorld(t)
+	dir := w.bundle(mainMod, "b", bundle.Options{})
+	if err := os.Truncate(filepath.Join(dir, "example.com/a/@v/v1.0.0.zip"), modzip.MaxZipFile+1); err != nil {
+		t.Skip(err)
+	}
+	if found := w.problems(dir); !strings.HasSuffix(found["example.com/a/@v/v1.0.0.zip"], fmt.Sprintf("at most %d are read", modzip.MaxZipFile)) {
+		t.Errorf("found %v", found)
+	}
+
+	good := read(t, w.bundle(mainMod, "b.zip", bundle.Options{}))
+	le := binary.LittleEndian
+	const entries = 6<<16 + 1 // of which 16 bits say that it is one
+	entry := append([]byte("PK\x01\x02"), make([]byte, 42)...)
+	many := bytes.Repeat(entry, entries)
+	end := func(entries uint16, length, start uint32) string {
+		b := le.AppendUint16(le.AppendUint16([]byte("PK\x05\x06\x00\x00\x00\x00"), entries), entries)
+		return string(le.AppendUint16(le.AppendUint32(le.AppendUint32(b, length), start), 0))
+	}
+	end64 := func(at, entries, length, start uint64) string {
+		b := append([]byte("PK\x06\x06"), make([]byte, 28)...)
+		b = le.AppendUint64(le.AppendUint64(le.AppendUint64(b, entries), length), start)
+		return string(le.AppendUint32(le.AppendUint64(append(b, "PK\x06\x07\x00\x00\x00\x00"...), at), 1))
+	}
+	stored := func(n int) string { // n entries for the content of the first one
+		var buf bytes.Buffer
+		z := zip.NewWriter(&buf)
+		for i := range n {
+			f, err := z.CreateRaw(&zip.FileHeader{Name: fmt.Sprintf("%03d", i), CompressedSize64: 10000, UncompressedSize64: 10000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == n-1 {
+				f.Write(make([]byte, 10000))
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return buf.String()
+	}
+	all := end(65535, 1<<32-1, 1<<32-1)
+	for name, test := range map[string]struct{ content, want string }{
+		"many entries":               {string(many) + end(1, uint32(len(many)), 0), "bytes are read"},
+		"many that it is silent of":  {string(many) + end(1, 46, 0), "not a valid zip file"},
+		"more than fit":              {string(many) + end(2, 46, uint32(len(many)-46)), "bytes are read"},
+		"many in zip64":              {string(many) + end64(uint64(len(many)), entries, uint64(len(many)), 0) + all, "bytes are read"},
+		"zip64, with a lie in it":    {string(many) + end64(uint64(len(many)), 1<<40, 46, uint64(len(many)-46)) + all, "bytes are read"},
+		"zip64, and smaller numbers": {string(many) + end64(uint64(len(many)), 0, 0, uint64(len(many))) + end(65535, uint32(len(many)), 0), "not a valid zip file"},
+		"zip64 elsewhere": {string(many) + end64(0, entries, uint64(len(many)), 0)[:56] + end64(uint64(len(many)), 0, 0, uint64(len(many)+56)) + all,
+			"not a valid zip file"},
+		"a comment":          {string(good[:len(good)-2]) + "\x01\x00x", "not a valid zip file"},
+		"one over the other": {stored(20), "one over the other"},
+		"cut short":          {string(good[:50]), "not a valid zip file"},
+		"empty":              {"", "not a valid zip file"},
+	} {
+		file := filepath.Join(t.TempDir(), "b.zip")
+		write(t, file, test.content)
+		_, err := bundle.Verify(t.Context(), file, w.GOSUMDB())
+		if err == nil || !strings.Contains(err.Error(), "is no bundle: ") || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+// TestAZipWithManyFiles has more of them than the end record has room for.
+func TestAZipWithManyFiles(t *testing.T) {
+	w := newWorld(t)
+	var buf bytes.Buffer
+	z := zip.NewWriter(&buf)
+	for i := range 66_000 {
+		if _, err := z.CreateHeader(&zip.FileHeader{Name: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f, err := z.CreateHeader(&zip.FileHeader{Name: "SHA256SUMS"}); err != nil || f == nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "b.zip")
+	write(t, name, buf.String())
+	if found := w.problems(name); len(found) != 66_000+1 { // and the head
+		t.Errorf("found %d problems", len(found))
+	}
+}
+
+func TestEmptyDirectories(t *testing.T) {
+	w := newWorld(t)
+	dir := w.bundle(mainMod, "b", bundle.Options{})
+	const name = "example.com/a/pkg/@v/list" // which the go command cannot read
+	mkdir(t, dir, name)
+	if found := w.problems(dir); len(found) != 1 || found[name] == "" {
+		t.Errorf("found %v", found)
+	}
+}
+
+func TestNoBundle(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "mine"), "mine")
+	if _, err := bundle.Verify(t.Context(), dir, w.GOSUMDB()); err == nil || !strings.Contains(err.Error(), dir+" is no bundle") {
+		t.Errorf("error %v", err)
+	}
+	for _, name := range []string{dir, filepath.Join(dir, "mine"), filepath.Join(dir, "nothing")} {
+		if _, err := bundle.Head(name); err == nil || strings.Count(err.Error(), name) != 1 {
+			t.Errorf("error %v", err)
+		}
 	}
 }
 
