@@ -2,6 +2,7 @@ package modfetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -257,14 +258,33 @@ func (h *Handler) permit(path string) error {
 	switch {
 	case h.malformed != nil: // it would match nothing
 		return h.malformed
-	case module.MatchPrefixPatterns(h.Deny, path), h.Allow != "" && !module.MatchPrefixPatterns(h.Allow, path):
-		return failf(ErrForbidden, "this server does not serve %s", path)
+	case module.MatchPrefixPatterns(h.Deny, path):
+		return &refusal{path, "Deny", h.Deny}
+	case h.Allow != "" && !module.MatchPrefixPatterns(h.Allow, path):
+		return &refusal{path, "Allow", h.Allow}
 	case h.ServePrivate:
-	case f.routes.rule(path) != nil, matching(f.routes.noProxy, path) != "", matching(f.exempt, path) != "":
-		return failf(ErrForbidden, "%s is private by the settings of this server, which does not serve what is private", path)
+		return nil
 	}
-	return nil
+	private := cmp.Or(matching(f.routes.noProxy, path), matching(f.exempt, path))
+	if rule := f.routes.rule(path); rule != nil {
+		private = "WithRoute=" + rule.patterns
+	}
+	if private == "" {
+		return nil
+	}
+	setting, patterns, _ := strings.Cut(private, "=")
+	return &refusal{path, setting, patterns}
 }
+
+// A refusal is that a setting keeps a path from clients. They are told the setting's name, and never its patterns, which may
+// name what is private.
+type refusal struct{ path, setting, patterns string }
+
+func (e *refusal) Error() string {
+	return fmt.Sprintf("%s is not served to clients, because of %s=%s", e.path, e.setting, e.patterns)
+}
+
+func (e *refusal) Is(target error) bool { return target == ErrForbidden }
 
 // list is the question for the versions of a module: what is tagged, or else the newest pseudo-version.
 func (q *request) list(path, name string) question {

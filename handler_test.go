@@ -745,8 +745,12 @@ func TestHandlerKeepsPrivatePaths(t *testing.T) {
 			for file, path := range filesOfM {
 				a := askHandler(t, "GET", closedTo+path)
 				wantRefusal(t, file, a, 403)
-				if a.body != "forbidden\n" {
-					t.Errorf("%s: %q", file, a.body)
+				want := "forbidden\n" // that the server has credentials is nobody's business
+				if setting, _, _ := strings.Cut(name, " "); !c.looked {
+					want = "forbidden by the setting " + setting + " of this server\n"
+				}
+				if a.body != want {
+					t.Errorf("%s: %q, want %q", file, a.body, want)
 				}
 			}
 			wantRefusal(t, "lookup", askHandler(t, "GET", closedTo+lookup), 403)
@@ -865,7 +869,7 @@ func TestHandlerFetchesFromRepositoriesOnlyIfTold(t *testing.T) {
 	}
 	for h, want := range map[*modfetch.Handler]string{
 		{ServePrivate: true}:                    "forbidden\n",
-		{ServeDirect: true}:                     "forbidden\n",
+		{ServeDirect: true}:                     "forbidden by the setting WithPrivate of this server\n",
 		{ServePrivate: true, ServeDirect: true}: "forbidden: mirror 1: forbidden\n", // as far as there is a go command
 	} {
 		base := startHandler(t, h, append(s.Options(), modfetch.WithPrivate("example.com"))...)
@@ -880,14 +884,27 @@ func TestHandlerFetchesFromRepositoriesOnlyIfTold(t *testing.T) {
 func TestHandlerAllowsAndDenies(t *testing.T) {
 	s := newWorld(t)
 	db := "/sumdb/" + databaseOf(s)
-	base := startHandler(t, &modfetch.Handler{Allow: "example.com/m,example.com/old", Deny: "example.com/m/v2,other.test", ServePrivate: true}, s.Options()...)
-	for _, path := range []string{"/example.com/m/v2/@v/v2.1.0.zip", "/example.com/m/v2/@latest", "/example.com/!upper/!case/@v/list", "/other.test/x/@v/list",
-		"/example.com/mm/@v/list", db + "/lookup/example.com/m/v2@v2.1.0", db + "/lookup/example.com/!upper/!case@v1.0.0-!r!c1"} {
-		wantRefusal(t, path, askHandler(t, "GET", base+path), 403)
+	const allow, deny = "example.com/m,example.com/old", "example.com/m/v2,other.test"
+	start := func(log *servedLog) string {
+		return startHandler(t, &modfetch.Handler{Allow: allow, Deny: deny, ServePrivate: true, VerboseErrors: true, Served: log.add}, s.Options()...)
+	}
+	for path, setting := range map[string]string{"/example.com/m/v2/@v/v2.1.0.zip": "Deny", "/example.com/m/v2/@latest": "Deny", "/example.com/!upper/!case/@v/list": "Allow",
+		"/other.test/x/@v/list": "Deny", "/example.com/mm/@v/list": "Allow", db + "/lookup/example.com/m/v2@v2.1.0": "Deny",
+		db + "/lookup/example.com/!upper/!case@v1.0.0-!r!c1": "Allow"} {
+		log := new(servedLog)
+		a := askHandler(t, "GET", start(log)+path)
+		wantRefusal(t, path, a, 403)
+		if a.body != "forbidden by the setting "+setting+" of this server\n" {
+			t.Errorf("%s: %q, because of %s", path, a.body, setting)
+		}
+		if err := log.last().Err; err == nil || !strings.HasSuffix(err.Error(), " because of "+setting+"="+map[string]string{"Allow": allow, "Deny": deny}[setting]) {
+			t.Errorf("%s: told of %v, because of %s", path, err, setting)
+		}
 	}
 	if all := s.Requests(); len(all) > 0 {
 		t.Errorf("the mirror was asked for %q", all)
 	}
+	base := start(new(servedLog))
 	for _, path := range []string{filesOfM["zip"], filesOfM["latest"], "/example.com/old/@v/list", db + "/lookup/example.com/m@v1.0.0", db + "/latest", db + "/supported"} {
 		if a := askHandler(t, "GET", base+path); a.StatusCode != 200 {
 			t.Errorf("%s: %s, %q", path, a.Status, a.body)

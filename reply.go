@@ -65,6 +65,7 @@ const statusGone = 499
 func (q *request) fail(err error) {
 	q.info.Err = err
 	var offline *OfflineError
+	var refused *refusal
 	status, kind := http.StatusBadGateway, string(KindOf(err))
 	switch KindOf(err) {
 	case NotFound:
@@ -93,6 +94,8 @@ func (q *request) fail(err error) {
 	}
 	text := kind
 	switch {
+	case errors.As(err, &refused):
+		text += " by the setting " + refused.setting + " of this server"
 	case q.h.VerboseErrors:
 		text = err.Error()
 	case offline == nil: // else a mirror that was not asked would be blamed

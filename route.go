@@ -174,6 +174,9 @@ func parseMirror(item string, client *http.Client) (Mirror, error) {
 
 // newMirror reads one item of a GOPROXY list. Its errors leave it to the caller to name the item.
 func newMirror(item string, client *http.Client) (Mirror, error) {
+	if strings.HasPrefix(item, ".") || strings.HasPrefix(item, "file:") && !strings.HasPrefix(item, "file:/") { // no host is named so
+		return nil, errors.New("a directory is given as file:///absolute/dir")
+	}
 	if strings.ContainsAny(item, ".:/") && !strings.Contains(item, ":/") && !path.IsAbs(item) {
 		item = "https://" + item
 	}

@@ -204,7 +204,11 @@ func TestMalformedGOPROXY(t *testing.T) {
 		"password over http":        {"http://user:s3cret@mirror.example", "use https"},
 		"file with a host":          {"file://user:s3cret@host/dir", "file:///"},
 		"file without a path":       {"file://", "file:///"},
-		"relative file":             {"file:dir", "item 1 of the list"}, // is taken for a host, like host:port
+		"relative file":             {"file:../dir", `has "file:../dir": a directory is given as file:///absolute/dir`},
+		"relative file, no dots":    {"file:dir", "a directory is given as file:///absolute/dir"},
+		"relative directory":        {"https://mirror.example|../dir", `has "../dir": a directory is given as file:///absolute/dir`},
+		"this directory":            {".", "a directory is given as file:///absolute/dir"},
+		"password for a user file":  {"file:s3cret@mirror.example", "file:///"},
 		"file with a query":         {"file:///dir?s3cret", "file:///"},
 		"file with a fragment":      {"file:///dir#x", "file:///"},
 		"comma in the password":     {"https://user:s3cret,s3cret@mirror.example", "item 1 of the list"},

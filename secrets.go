@@ -39,7 +39,7 @@ func withoutSecrets(text string) string {
 	return text
 }
 
-var harmless = regexp.MustCompile(`^([\w.~+/ -]|://|:[0-9]{1,5}(/|$))*$`)
+var harmless = regexp.MustCompile(`^(file:)?([\w.~+/ -]|://|:[0-9]{1,5}(/|$))*$`)
 
 // quote makes what a server said, or a transport about it, fit for a message: printable, and without the secrets that were
 // sent, because servers repeat what they were sent.

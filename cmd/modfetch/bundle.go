@@ -19,45 +19,62 @@ const bundleHelp = `usage: modfetch bundle [flags] -o dir|file.zip
        modfetch bundle -verify dir|file.zip
 
 Bundle writes what a project needs to a directory or a zip, for machines that
-have no network: the modules that 'modfetch download' would download, all
-go.mod files that lead there, and the part of the checksum database that proves
-them. There, with the directory, or the zip unpacked, this is enough for
-modfetch and for the go command, which verify all of it as ever:
+have no network: the modules that 'modfetch download' would download, the go.mod
+and .info files of all versions that go mod graph and go list -m all name, and
+the part of the checksum database that proves them. There, with the directory, or
+the zip unpacked, this is enough for modfetch and for the go command, which verify
+all of it as ever:
 
 	GOPROXY=file:///dir
 
-A bundle in the directory is added to: what it holds stays in it, and is not
-downloaded again. A zip is replaced. Modules of which the checksum database is
+The Go toolchain is not in it: the machine needs one as new as go.mod says, and
+GOTOOLCHAIN=local.
+
+A bundle that is there already is added to: what it holds stays in it. What is in
+a directory is not downloaded again. Modules of which the checksum database is
 not asked, as GONOSUMDB says, cannot be proven, and are refused.
 
 The checksum database signs its growing log as a whole, in tree heads, and all
 of a bundle is proven under one of them. The go command remembers the newest
-head that it has seen. It accepts only bundles with a head that is as new, and
-with the proof that the one it remembers came before: -onto adds it.
+head that it has seen. On a machine that was once online, or was given another
+bundle, it wants a proof that its head and that of the bundle lie on one line.
+Where there is none it says:
 
-  -o name        write the bundle there
-  -onto name     prove under the bundle's tree head the one in this file or
-                 bundle, such as GOPATH/pkg/sumdb/sum.golang.org/latest of the
-                 machine that will use it, or the bundle it was given last; may
-                 be given several times
-  -head name     take the tree head in this file or bundle, not the newest; the
-                 same head makes the same bundle of the same modules
-  -verify name   report which files of a bundle are damaged, or are not what the
-                 database in GOSUMDB has signed; needs no network
-  -C dir         work in dir; other names are relative to it
-  -mirrors list  use these mirrors instead of those in GOPROXY; the form is
-                 alike: 'https://goproxy.cn|https://corp.example,direct';
-                 cn stands for five public mirrors that can be reached from
-                 mainland China, taken as equal
-  -modcache dir  use this module cache instead of GOMODCACHE, which keeps what
-                 is downloaded
-  -json          print an object for each module; with -verify, for each file
-                 that is not as it should be
+	checking tree#51929436 against tree#71848828: reading
+	file:///dir/sumdb/sum.golang.org/tile/8/2/003: no such file or directory
+
+The numbers are those of the two heads; that of the bundle is in the second line
+of sumdb/sum.golang.org/latest in it. If it is the larger one, write the bundle
+anew with -onto and the machine's GOPATH/pkg/sumdb/sum.golang.org/latest. If it
+is the smaller one, the bundle is older than what the machine has seen: the same
+helps, without -head.
+
+  -o name         write the bundle there
+  -onto name      prove under the bundle's tree head the one in this file or
+                  bundle, such as GOPATH/pkg/sumdb/sum.golang.org/latest of the
+                  machine that will use it, or the bundle it was given last; may
+                  be given several times
+  -head name      take the tree head in this file or bundle, not the newest; the
+                  same head makes the same bundle of the same modules
+  -verify name    report which files of a bundle are damaged, or are not what the
+                  database in GOSUMDB has signed; needs no network. That nothing
+                  is missing of what a project needs, it cannot tell
+  -C dir          work in dir; other names are relative to it
+  -mirrors list   use these mirrors instead of those in GOPROXY; the form is
+                  alike: 'https://goproxy.cn|https://corp.example,direct';
+                  cn stands for five public mirrors that can be reached from
+                  mainland China, taken as equal
+  -stagger d, -race, -jobs n, -progress when
+                  as for 'modfetch download'
+  -modcache dir   use this module cache instead of GOMODCACHE, which keeps what
+                  is downloaded
+  -json           print an object for each module; with -verify, for each file
+                  that is not as it should be
 
 The objects that -json prints of modules have these fields:
 
   Path, Version  of the module
-  Sum            the h1: hash of its zip; absent if there is only a go.mod file
+  Sum            the h1: hash of its zip; absent if the zip is not in the bundle
   GoModSum       the h1: hash of its go.mod file
   Files          a list: the Name in the bundle, the Size in bytes, the SHA256
                  sum, and the URLs where mirrors have the file
@@ -79,6 +96,7 @@ type bundling struct {
 
 	fetcher *modfetch.Fetcher
 	stdout  io.Writer
+	screen  *screen
 	stderr  io.Writer
 }
 
@@ -103,7 +121,7 @@ func runBundle(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	b.stdout, b.stderr = stdout, stderr
+	b.stdout, b.screen, b.stderr = stdout, &screen{w: stderr}, stderr
 	if b.verify != "" {
 		err = b.runVerify(ctx)
 	} else {
@@ -126,7 +144,7 @@ func parseBundle(args []string) (*bundling, error) {
 		b.onto = append(b.onto, name)
 		return nil
 	})
-	if err := b.settings.parse(set, args, "C", "mirrors", "modcache"); err != nil {
+	if err := b.settings.parse(set, args, "C", "mirrors", "modcache", "race", "stagger", "jobs", "progress"); err != nil {
 		return nil, err
 	}
 	switch {
@@ -158,31 +176,37 @@ func (b *bundling) write(ctx context.Context) error {
 	if b.modCache == "" && b.env.GOMODCACHE == "" {
 		return errNoModCache
 	}
-	var options bundle.Options
-	if b.head != "" {
-		if options.Head, err = bundle.Head(b.file(b.head)); err != nil {
-			return fmt.Errorf("-head: %w", err)
-		}
+	options, err := b.heads()
+	if err != nil {
+		return err
 	}
-	for _, name := range b.onto {
-		head, err := bundle.Head(b.file(name))
-		if err != nil {
-			return fmt.Errorf("-onto: %w", err)
-		}
-		options.Onto = append(options.Onto, head)
-	}
-	output := b.file(b.output)
-	opts := []modfetch.Option{modfetch.WithPolicy(modfetch.Policy{NoExtract: true})}
+	output, report := b.file(b.output), newReport()
+	opts := []modfetch.Option{modfetch.WithPolicy(modfetch.Policy{NoExtract: true}), modfetch.WithTrace(b.screen.trace(report))}
 	if !strings.HasSuffix(output, ".zip") {
-		opts = append(opts, modfetch.WithCache(readOnly{modfetch.DirCache(output)}))
+		opts = append(opts, modfetch.WithCache(bundle.Cache(output)))
 	}
 	if b.fetcher, err = b.settings.fetcher(project, opts...); err != nil {
 		return err
 	}
 	defer b.fetcher.Close()
+	var live *liveLine
+	if b.progress == "always" || b.progress == "auto" && isTerminal(b.stderr) {
+		live = startLiveLine(b.screen, report)
+	}
+	live.setPhase("finding out what is needed")
+	options.Fetched = func(_, all int) {
+		live.setTotal(all)
+		live.moduleDone()
+	}
 	modules, err := bundle.Write(ctx, b.fetcher, project.file, output, options)
+	live.stop()
 	if err != nil {
+		report.broken(b.stderr, b.fetcher.Mirrors())
 		return withNear(ctx, b.fetcher, err)
+	}
+	head, err := bundle.Head(output)
+	if err != nil {
+		return err
 	}
 	var bytes int64
 	for _, m := range modules {
@@ -195,8 +219,34 @@ func (b *bundling) write(ctx context.Context) error {
 			}
 		}
 	}
-	_, err = fmt.Fprintf(b.stderr, "%s: %s, %s\n", b.output, count(len(modules), "module version"), size(bytes))
+	_, err = fmt.Fprintf(b.stderr, "%s: %s, %s, under a tree head of %d records\n", b.output, count(len(modules), "module version"), size(bytes), records(head))
 	return err
+}
+
+// heads reads the tree heads that flags name.
+func (b *bundling) heads() (o bundle.Options, err error) {
+	if b.head != "" {
+		if o.Head, err = bundle.Head(b.file(b.head)); err != nil {
+			return o, fmt.Errorf("-head: %w", err)
+		}
+	}
+	for _, name := range b.onto {
+		head, err := bundle.Head(b.file(name))
+		if err != nil {
+			return o, fmt.Errorf("-onto: %w", err)
+		}
+		if o.Head != nil && records(head) > records(o.Head) {
+			return o, fmt.Errorf("-onto %s: its tree head of %d records is newer than that of -head, which has %d; leave -head out", name, records(head), records(o.Head))
+		}
+		o.Onto = append(o.Onto, head)
+	}
+	return o, nil
+}
+
+// records is how many records there are in the tree of a head, whose second line says it.
+func records(head []byte) (n int64) {
+	fmt.Sscanf(string(head), "go.sum database tree\n%d\n", &n)
+	return n
 }
 
 // describe says what is bundled of a module, and where mirrors have it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +26,7 @@ func TestBundle(t *testing.T) {
 	w.write(w.dir, "go.mod", mainMod)
 	code, stdout, stderr := w.bundle("-o", "out/b", "-json")
 	dir := filepath.Join(w.dir, "out", "b")
-	if want := "out/b: 4 module versions, SIZE\n"; code != exitOK || w.steady(stderr) != want {
+	if want := "out/b: 4 module versions, SIZE, under a tree head of 1005 records\n"; code != exitOK || w.steady(stderr) != want {
 		t.Fatalf("exit code %d, printed %q, want %q", code, w.steady(stderr), want)
 	}
 	listed := make(map[string]bundled)
@@ -51,7 +52,7 @@ func TestBundle(t *testing.T) {
 			}
 		}
 	}
-	if c := listed["example.com/c v1.0.0"]; len(listed) != 4 || len(c.Files) != 1 || c.Sum != "" || len(listed["example.com/a v1.0.0"].Files) != 3 {
+	if c := listed["example.com/c v1.0.0"]; len(listed) != 4 || len(c.Files) != 2 || c.Sum != "" || len(listed["example.com/a v1.0.0"].Files) != 3 {
 		t.Errorf("printed %s", stdout)
 	}
 
@@ -105,6 +106,10 @@ func TestBundleHeads(t *testing.T) {
 	run("-o", "plain")
 	w.AddRecords(20000)
 	run("-o", "newer")
+	code, _, stderr := w.bundle("-o", "b", "-head", "one.zip", "-onto", "newer")
+	if code != exitFailed || !strings.Contains(stderr, "-onto newer: its tree head of 41005 records is newer than that of -head, which has 1005") {
+		t.Errorf("exit code %d, printed %s", code, stderr)
+	}
 	run("-o", "onto", "-onto", "one.zip", "-onto", "plain", "-onto", latest)
 	if plain, onto := tiles("newer"), tiles("onto"); onto <= plain {
 		t.Errorf("%d tiles prove other heads too, and %d without them", onto, plain)
@@ -113,6 +118,42 @@ func TestBundleHeads(t *testing.T) {
 	for _, name := range []string{"one.zip", "two.zip", "plain", "newer", "onto"} {
 		if code, _, _ := w.bundle("-verify", name); code != exitOK {
 			t.Errorf("%s: exit code %d", name, code)
+		}
+	}
+}
+
+// TestBundleShowsHowFarItIs has a mirror that fails at last: what there is to say of mirrors is said then.
+func TestBundleShowsHowFarItIs(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.dir, "go.mod", mainMod)
+	code, _, stderr := w.bundle("-o", "b", "-progress", "always", "-jobs", "2", "-race")
+	if code != exitOK || !strings.Contains(stderr, "\r") || !strings.HasSuffix(stderr, " records\n") {
+		t.Errorf("exit code %d, printed %q", code, stderr)
+	}
+	if code, _, stderr := w.bundle("-o", "b", "-progress", "never"); code != exitOK || strings.Contains(stderr, "\r") {
+		t.Errorf("exit code %d, printed %q", code, stderr)
+	}
+	w.Fault("*.zip", modfetchtest.Status(http.StatusForbidden))
+	t.Setenv("GOMODCACHE", t.TempDir())
+	if code, _, _ := w.bundle("-o", "b"); code != exitOK {
+		t.Errorf("exit code %d, though all zips are in the bundle", code)
+	}
+	t.Setenv("GOMODCACHE", t.TempDir())
+	code, _, stderr = w.bundle("-o", "other")
+	if code != exitFailed || !strings.Contains(w.steady(stderr), "  mirror      MIRROR  ") || !strings.Contains(stderr, "403 Forbidden") {
+		t.Errorf("exit code %d, printed %q", code, stderr)
+	}
+}
+
+// TestBundleHelpLeadsOn has the words that somebody searches the help for, whose go command has failed with them.
+func TestBundleHelpLeadsOn(t *testing.T) {
+	for _, words := range []string{"checking tree#", " against tree#", "no such file or directory", "GOTOOLCHAIN=local", "-onto"} {
+		if !strings.Contains(bundleHelp, words) {
+			t.Errorf("the help does not say %q", words)
+		}
+		page, err := os.ReadFile(filepath.Join("..", "..", "docs", "bundle.md"))
+		if err != nil || !strings.Contains(string(page), words) {
+			t.Errorf("docs/bundle.md does not say %q: %v", words, err)
 		}
 	}
 }
@@ -133,6 +174,10 @@ func TestBundleMistakes(t *testing.T) {
 		{"-o;b", exitFailed, "no go.mod or go.work in"},
 		{"-verify;b", exitFailed, "no such file"},
 		{"-verify;notes", exitFailed, "notes is no bundle"},
+		{"-verify;.", exitFailed, "is no bundle: it has neither a tree head nor SHA256SUMS"},
+		{"-o;b;-jobs;0", exitUsage, "want a whole number, 1 or more"},
+		{"-o;b;-progress;perhaps", exitUsage, "want auto, always or never"},
+		{"-o;b;-race;-stagger;1s", exitUsage, "-race and -stagger contradict each other"},
 	} {
 		var args []string
 		if test.args != "" {
@@ -147,7 +192,7 @@ func TestBundleMistakes(t *testing.T) {
 	for _, name := range []string{"nothing", "notes"} {
 		for _, flag := range []string{"-onto", "-head"} {
 			code, _, stderr := w.bundle("-o", "b", flag, name)
-			if code != exitFailed {
+			if code != exitFailed || !strings.Contains(stderr, flag+": ") || !strings.Contains(stderr, filepath.Join(w.dir, name)) {
 				t.Errorf("%s %s: exit code %d, printed %s", flag, name, code, stderr)
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +33,9 @@ on, from the environment, from the file that 'go env -w' writes, and from the
 Go installation. Files are held against the project's go.sum, if there is a
 project, and else against the checksum database.
 
+Without a network, -offline finds what is in the module cache, or in a bundle:
+-offline -mirrors file:///absolute/dir; 'modfetch help bundle' tells of them.
+
   -C dir            work in dir; other directories are relative to it
   -mirrors list     use these mirrors instead of those in GOPROXY; the form is
                     alike: 'https://goproxy.cn|https://corp.example,direct';
@@ -47,6 +49,9 @@ project, and else against the checksum database.
   -modcache dir     use this module cache instead of GOMODCACHE
   -jobs n           send each mirror at most n requests at a time; the
                     default is 64
+  -offline          use no network: of the mirrors, ask only directories, those
+                    with file:// URLs; what is neither there nor in the module
+                    cache fails
   -no-extract       leave modules as zip files
   -update-sum       add missing sums to go.sum, or to a workspace's go.work.sum:
                     of the modules, and of all go.mod files of the project;
@@ -72,11 +77,10 @@ the cache, and need not be downloaded again.
 // A download is one run of modfetch download.
 type download struct {
 	settings
-	jobs      int
 	noExtract bool
+	offline   bool
 	updateSum bool
 	json      bool
-	progress  string // auto, always or never
 	x         bool
 	targets   []target
 
@@ -155,26 +159,14 @@ func runDownload(ctx context.Context, args []string, stdout, stderr io.Writer) e
 }
 
 func parseDownload(args []string) (*download, error) {
-	d := &download{jobs: 64, progress: "auto", report: newReport(), asked: make(map[module.Version][]asked), sums: make(sums)}
+	d := &download{settings: settings{jobs: 64}, report: newReport(), asked: make(map[module.Version][]asked), sums: make(sums)}
 	set := flag.NewFlagSet("download", flag.ContinueOnError)
 	set.BoolVar(&d.noExtract, "no-extract", false, "")
+	set.BoolVar(&d.offline, "offline", false, "")
 	set.BoolVar(&d.updateSum, "update-sum", false, "")
 	set.BoolVar(&d.json, "json", false, "")
 	set.BoolVar(&d.x, "x", false, "")
-	set.Func("jobs", "", func(s string) (err error) {
-		if d.jobs, err = strconv.Atoi(s); err != nil || d.jobs < 1 {
-			return errors.New("want a whole number, 1 or more")
-		}
-		return nil
-	})
-	set.Func("progress", "", func(s string) error {
-		d.progress = s
-		if !slices.Contains([]string{"auto", "always", "never"}, s) {
-			return errors.New("want auto, always or never")
-		}
-		return nil
-	})
-	if err := d.settings.parse(set, args, "C", "mirrors", "modcache", "race", "stagger"); err != nil {
+	if err := d.settings.parse(set, args, "C", "mirrors", "modcache", "race", "stagger", "jobs", "progress"); err != nil {
 		return nil, err
 	}
 	var err error
@@ -187,22 +179,13 @@ func (d *download) newFetcher() (*modfetch.Fetcher, error) {
 		return nil, errNoModCache
 	}
 	return d.settings.fetcher(d.project,
-		modfetch.WithJobs(d.jobs),
-		modfetch.WithPolicy(modfetch.Policy{NoExtract: d.noExtract}),
+		modfetch.WithPolicy(modfetch.Policy{NoExtract: d.noExtract, Offline: d.offline}),
 		modfetch.WithTrace(d.trace()),
 	)
 }
 
 func (d *download) trace() *modfetch.Trace {
-	t := &modfetch.Trace{
-		AttemptStarted: d.report.attemptStarted,
-		Progress:       d.report.progress,
-		AttemptDone:    d.report.attemptDone,
-		Vouched:        d.report.vouch,
-		LockWaiting: func(_ context.Context, name string) {
-			d.screen.Println("waiting for another process, which holds " + name)
-		},
-	}
+	t := d.screen.trace(d.report)
 	if d.x {
 		t.AttemptDone = func(ctx context.Context, i modfetch.AttemptInfo) {
 			d.report.attemptDone(ctx, i)

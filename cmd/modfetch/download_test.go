@@ -212,6 +212,27 @@ func TestNearVersions(t *testing.T) {
 	}
 }
 
+func TestDownloadOffline(t *testing.T) {
+	w := newWorld(t)
+	w.modfetch("download", "example.com/c@v1.0.0")
+	asked := w.Count("*")
+	if code, _, stderr := w.modfetch("download", "-offline", "example.com/c@v1.0.0"); code != exitOK || stderr != "1 module: all in the cache\n" {
+		t.Errorf("from the cache: exit code %d", code)
+	}
+	if code, _, stderr := w.modfetch("download", "-offline", "example.com/c@v1.1.0"); code != exitFailed || !strings.Contains(stderr, "is not in the cache") {
+		t.Errorf("what is not in the cache: exit code %d", code)
+	}
+	t.Setenv("GONOSUMDB", "example.com") // a module cache has no database behind it
+	dir := "file:///" + strings.TrimPrefix(filepath.ToSlash(os.Getenv("GOMODCACHE")), "/") + "/cache/download"
+	code, _, stderr := w.modfetch("download", "-offline", "-mirrors", w.URL+"|"+dir, "-modcache", "other", "-no-extract", "example.com/c@v1.0.0")
+	if code != exitOK || !strings.Contains(stderr, "1 module: 1 downloaded") {
+		t.Errorf("from a directory: exit code %d", code)
+	}
+	if n := w.Count("*"); n != asked {
+		t.Errorf("the mirror was asked %d times", n-asked)
+	}
+}
+
 func TestInterrupt(t *testing.T) {
 	w := newWorld(t)
 	ctx, interrupt := context.WithCancel(t.Context())

@@ -123,7 +123,7 @@ func (e *evictor) walk(ctx context.Context) {
 	start, before, bytesBefore := time.Now(), e.evictions.Load(), e.evicted.Load()
 	target := e.max - e.max/100*keepFree
 	total = e.evict(ctx, answers, total, target, func(v *cachedVersion) *part { return &v.rest }, removeAnswer)
-	versionsBefore := e.evictions.Load()
+	afterAnswers := e.evictions.Load()
 	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.zip }, locked(removeZip))
 	total = e.evict(ctx, versions, total, target, func(v *cachedVersion) *part { return &v.rest }, locked(removeRest))
 	e.bytes.Store(total)
@@ -131,7 +131,7 @@ func (e *evictor) walk(ctx context.Context) {
 	if total > e.max {
 		level = slog.LevelWarn
 	}
-	e.log.Log(ctx, level, "made room in the cache", "answers", versionsBefore-before, "versions", e.evictions.Load()-versionsBefore,
+	e.log.Log(ctx, level, "made room in the cache", "answers", afterAnswers-before, "versions", e.evictions.Load()-afterAnswers,
 		"removed", e.evicted.Load()-bytesBefore, "bytes", total, "limit", e.max, "ms", time.Since(start).Milliseconds())
 }
 
@@ -207,7 +207,7 @@ func (e *evictor) evict(ctx context.Context, versions []cachedVersion, total, ta
 			continue
 		}
 		if err := remove(ctx, v); err != nil {
-			e.log.Debug("cannot be removed from the cache now", "files", v.base, "err", err)
+			e.log.Debug("not removed from the cache", "files", v.base, "err", err)
 			continue
 		}
 		total -= p.size

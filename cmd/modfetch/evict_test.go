@@ -31,7 +31,7 @@ type fullCache struct {
 
 func newFullCache(t *testing.T) *fullCache {
 	c := &fullCache{t: t}
-	c.evictor = &evictor{mod: t.TempDir(), log: slog.New(slog.NewTextHandler(&c.logs, nil))}
+	c.evictor = &evictor{mod: t.TempDir(), log: slog.New(slog.NewTextHandler(&c.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	return c
 }
 
@@ -238,6 +238,9 @@ func TestEvictNothingInUse(t *testing.T) {
 	lock.Close()
 	if !c.has("a.example/m/@v/v1.0.0.zip") || !c.has("a.example/m/@v/v1.0.0.mod") || c.has("b.example/m/@v/v1.0.0.zip") {
 		t.Errorf("while a version is locked, left are %v", c.left())
+	}
+	if !strings.Contains(c.logs.String(), `level=DEBUG msg="not removed from the cache" files=`) {
+		t.Errorf("logged: %s", c.logs.String())
 	}
 
 	_, _, versions, err := c.find(t.Context())

@@ -145,6 +145,8 @@ func TestExitCodes(t *testing.T) {
 		{"half a job", "download;-jobs;0.5", exitUsage, `"0.5" for flag -jobs: want a whole number, 1 or more`},
 		{"progress", "download;-progress;yes", exitUsage, `"yes" for flag -progress: want auto, always or never`},
 		{"bad mirror", "download;-mirrors;ftp://u:secret@x.example", exitUsage, `x.example": want an http`},
+		{"directory for a mirror", "download;-mirrors;../b1", exitUsage, `-mirrors has "../b1": a directory is given as file:///absolute/dir`},
+		{"relative file URL", "download;-mirrors;file:../b1", exitUsage, `-mirrors has "file:../b1": a directory is given as file:///absolute/dir`},
 		{"no mirror", "download;-mirrors;", exitUsage, `"" for flag -mirrors: leave it out`},
 		{"race and stagger", "download;-race;-stagger;1s", exitUsage, "-race and -stagger contradict each other"},
 		{"no stagger", "download;-stagger;0s", exitUsage, `"0s" for flag -stagger: want a time above 0, such as 300ms`},

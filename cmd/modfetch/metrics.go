@@ -58,8 +58,8 @@ func newMetrics() *metrics {
 	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Name: "modfetch_requests_in_flight", Help: "Requests being answered."})
 	m.attempts = histogram("modfetch_upstream_duration_seconds", "Time a mirror took for a file, with its body, or to fail.",
 		[]float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 120}, "mirror")
-	m.condemned = counter("modfetch_condemned_total", "Answers of a mirror that were not what was asked for.", "mirror")
-	m.demotions = counter("modfetch_demotions_total", "Times a mirror began to be passed over because it failed.", "mirror")
+	m.condemned = counter("modfetch_upstream_condemned_total", "Answers of a mirror that were not what was asked for.", "mirror")
+	m.demotions = counter("modfetch_upstream_demotions_total", "Times a mirror began to be passed over because it failed.", "mirror")
 	m.behind = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "modfetch_sumdb_behind_records",
 		Help: "Records by which the tree head that a mirror has shown last lags behind the largest one seen."}, []string{"mirror"})
 	m.registry.MustRegister(m.inFlight, m.behind, mirrorCollector{m},

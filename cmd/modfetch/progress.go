@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/cheggaaa/pb/v3"
 	"github.com/cheggaaa/pb/v3/termutil"
 	"github.com/mattn/go-isatty"
+	"github.com/modfetch/modfetch"
 )
 
 // A screen is standard error: lines that stay, and perhaps a live line below them. Its methods may be called
@@ -48,6 +50,19 @@ func (s *screen) Write(line []byte) (int, error) {
 	s.line = string(line) + "\r"
 	_, err := io.WriteString(s.w, s.line)
 	return len(line), err
+}
+
+// trace is what a report gathers, and who is waited for.
+func (s *screen) trace(r *report) *modfetch.Trace {
+	return &modfetch.Trace{
+		AttemptStarted: r.attemptStarted,
+		Progress:       r.progress,
+		AttemptDone:    r.attemptDone,
+		Vouched:        r.vouch,
+		LockWaiting: func(_ context.Context, name string) {
+			s.Println("waiting for another process, which holds " + name)
+		},
+	}
 }
 
 // A liveLine shows what a report gathers: one line that is drawn again and again, and is gone in the end. A nil liveLine

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -87,7 +86,8 @@ These paths are no modules:
   /healthz  200 while the process is alive
   /readyz   200 and ok; or degraded and why: 200 while mirrors fail, which the
             log names, since what is in the cache is served, and 503 if the
-            cache directory cannot be written, or after an interrupt
+            cache directory cannot be written, or after an interrupt, when
+            only -admin takes new connections
   /metrics  for Prometheus; the names begin with modfetch_; labels name mirrors
 
 The exit code is 0 after an interrupt that all transfers have outlived, 130 if
@@ -99,7 +99,7 @@ const (
 	headerTimeout = 10 * time.Second // for a client to send a request
 	idleTimeout   = 2 * time.Minute  // between two requests on one connection
 	maxHeader     = 16 << 10         // bytes of a request
-	slowest       = time.Minute      // for a client to take what was sent; see requestLog
+	slowest       = time.Minute      // for a client to take what was sent; see frontend
 )
 
 // A server is one run of modfetch serve.
@@ -110,7 +110,6 @@ type server struct {
 	shared      string // s3:// behind it; "" for none
 	lock        string // redis://; "" for none
 	cacheMax    int64  // bytes; 0 is no limit
-	jobs        int
 	maxRequests int
 	grace       time.Duration
 	level       slog.Level
@@ -150,7 +149,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) error {
 			shared.cache = countedCache{shared.cache, s.evictor.arrived}
 		}
 	}
-	fetcher, err := s.settings.fetcher(nil, append(shared.options(), modfetch.WithJobs(s.jobs), modfetch.WithTrace(s.trace()))...)
+	fetcher, err := s.settings.fetcher(nil, append(shared.options(), modfetch.WithTrace(s.trace()))...)
 	if err != nil {
 		return err
 	}
@@ -161,11 +160,11 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) error {
 }
 
 func parseServe(args []string) (*server, error) {
-	s := &server{addr: "127.0.0.1:8080", jobs: 64, maxRequests: 1000, grace: time.Minute, handler: new(modfetch.Handler)}
+	s := &server{addr: "127.0.0.1:8080", maxRequests: 1000, grace: time.Minute, handler: new(modfetch.Handler)}
 	h := s.handler
 	set := flag.NewFlagSet("serve", flag.ContinueOnError)
-	set.StringVar(&s.addr, "addr", s.addr, "")
-	set.StringVar(&s.admin, "admin", "", "")
+	set.Func("addr", "", hostPort(&s.addr))
+	set.Func("admin", "", hostPort(&s.admin))
 	set.StringVar(&s.cache, "cache", "", "")
 	near := set.String("near", "", "")
 	set.StringVar(&s.lock, "lock", "", "")
@@ -175,7 +174,6 @@ func parseServe(args []string) (*server, error) {
 	})
 	set.Func("ttl", "", positive(&h.ListTTL))
 	set.Func("grace", "", positive(&s.grace))
-	set.Func("jobs", "", atLeastOne(&s.jobs))
 	set.Func("max-requests", "", atLeastOne(&s.maxRequests))
 	set.BoolVar(&h.CacheOnly, "offline", false, "")
 	set.Func("allow", "", patterns(&h.Allow))
@@ -184,7 +182,7 @@ func parseServe(args []string) (*server, error) {
 	set.BoolVar(&h.ServeDirect, "direct", false, "")
 	set.BoolVar(&h.VerboseErrors, "verbose-errors", false, "")
 	set.TextVar(&s.level, "log", slog.LevelInfo, "")
-	if err := s.settings.parse(set, args, "mirrors", "race", "stagger"); err != nil {
+	if err := s.settings.parse(set, args, "mirrors", "race", "stagger", "jobs"); err != nil {
 		return nil, err
 	}
 	if set.NArg() > 0 {
@@ -223,6 +221,20 @@ func (s *server) setCache() (err error) {
 	return nil
 }
 
+func hostPort(addr *string) func(string) error {
+	return func(text string) error {
+		*addr = text
+		_, port, err := net.SplitHostPort(text)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return errors.New("want host:port, such as 127.0.0.1:8080")
+		}
+		return nil
+	}
+}
+
 func positive(d *time.Duration) func(string) error {
 	return func(text string) (err error) {
 		if *d, err = time.ParseDuration(text); err != nil || *d <= 0 {
@@ -255,27 +267,17 @@ func patterns(list *string) func(string) error {
 
 // parseSize reads a number of bytes such as 20GB or 1.5GiB.
 func parseSize(text string) (int64, error) {
-	const units = "kmgt"
 	number := strings.TrimRight(text, "bBiIkKmMgGtT")
-	unit, base := strings.ToLower(text[len(number):]), 1000.0
-	if before, ok := strings.CutSuffix(unit, "ib"); ok && before != "" {
-		unit, base = before+"b", 1024
-	}
-	power := 0
-	if unit != "" && unit != "b" {
-		if len(unit) != 2 || unit[1] != 'b' {
-			power = -1
-		} else if power = strings.IndexByte(units, unit[0]) + 1; power == 0 {
-			power = -1
-		}
-	}
 	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	size := n * math.Pow(base, float64(power))
-	if err != nil || power < 0 || !(size >= 1 && size < 1<<62) {
+	size := n * sizeUnits[strings.ToLower(text[len(number):])] // 0 for what is no unit
+	if err != nil || !(size >= 1 && size < 1<<62) {
 		return 0, errors.New("want a size such as 20GB or 500MiB")
 	}
 	return int64(size), nil
 }
+
+var sizeUnits = map[string]float64{"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 // trace tells metrics, readiness and the log what the Fetcher does.
 func (s *server) trace() *modfetch.Trace {
@@ -305,7 +307,7 @@ func (s *server) trace() *modfetch.Trace {
 			}
 		},
 		Crossed: func(ctx context.Context, i modfetch.AttemptInfo) {
-			warn(ctx, "going on behind a comma, because the file was not good", about(i)...)
+			warn(ctx, "crossed a comma: the file was corrupt", about(i)...)
 		},
 		Cache: func(ctx context.Context, i modfetch.CacheInfo) {
 			if i.Err != nil && !errors.Is(i.Err, fs.ErrNotExist) && modfetch.KindOf(i.Err) != modfetch.Canceled {
@@ -347,19 +349,19 @@ func (l *lagLog) worthTelling(i modfetch.HeadInfo) bool {
 func (s *server) run(ctx context.Context) error {
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("-addr: %w", err)
 	}
 	defer listener.Close()
 	address := localAddress(listener.Addr())
-	if err := s.checkNotItself(address); err != nil {
+	if err := s.checkMirrors(address); err != nil {
 		return err
 	}
-	main := s.newHTTPServer(s.frontend())
+	main := s.newHTTPServer(s.handlers())
 	servers, where := map[*http.Server]net.Listener{main: listener}, listener.Addr().String()
 	if s.admin != "" {
 		l, err := net.Listen("tcp", s.admin)
 		if err != nil {
-			return err
+			return fmt.Errorf("-admin: %w", err)
 		}
 		servers[s.newHTTPServer(s.adminPaths(http.NotFoundHandler()))] = l
 		where += ", and metrics on " + l.Addr().String()
@@ -384,10 +386,11 @@ func (s *server) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.ready.end()
+	listener.Close() // Shutdown would too, but after the log has told of it
 	s.log.Info("shutting down")
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
-	if err := main.Shutdown(wait); err != nil {
+	if err := main.Shutdown(wait); errors.Is(err, context.DeadlineExceeded) { // not that the listener was closed already
 		return fmt.Errorf("transfers were cut, %s after the interrupt", s.grace)
 	}
 	return nil
@@ -403,22 +406,22 @@ func (s *server) newHTTPServer(h http.Handler) *http.Server {
 	}
 }
 
-// frontend is the Handler with all that is around it.
-func (s *server) frontend() http.Handler {
-	l := &requestLog{next: s.handler, log: s.log, metrics: s.metrics, slots: make(chan struct{}, s.maxRequests), patience: slowest}
-	s.handler.Served = l.served
+// handlers is the Handler with all that is around it.
+func (s *server) handlers() http.Handler {
+	f := &frontend{next: s.handler, log: s.log, metrics: s.metrics, slots: make(chan struct{}, s.maxRequests), patience: slowest}
+	s.handler.Served = f.served
 	if s.evictor != nil {
 		s.handler.Served = func(ctx context.Context, i modfetch.ServedInfo) {
-			l.served(ctx, i)
+			f.served(ctx, i)
 			if i.File == "zip" && i.Status < 400 {
 				s.evictor.used(i.Module)
 			}
 		}
 	}
 	if s.admin != "" {
-		return l
+		return f
 	}
-	return s.adminPaths(l)
+	return s.adminPaths(f)
 }
 
 // adminPaths answers what is no module: their paths have a dot in the first element. It is no http.ServeMux, which would
@@ -448,15 +451,23 @@ func localAddress(a net.Addr) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
 }
 
-// checkNotItself refuses to ask this server for what it does not have: GOPROXY may be set to it already, for the go command.
-func (s *server) checkNotItself(address string) error {
+// checkMirrors refuses a list without a mirror, by which nothing would be served, and one with this server in it: GOPROXY may
+// be set to it already, for the go command.
+func (s *server) checkMirrors(address string) error {
 	_, port, _ := net.SplitHostPort(address)
 	list, setting := cmp.Or(s.mirrors, s.env.GOPROXY), "GOPROXY"
 	if s.mirrors != "" {
 		setting = "-mirrors"
 	}
+	mirrors := false
 	for item := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == '|' }) {
-		u, err := url.Parse(strings.TrimSpace(item))
+		item = strings.TrimSpace(item)
+		if item == "direct" && !mirrors && !s.handler.ServeDirect {
+			return fmt.Errorf("%s names no mirror before direct, so nothing could be served; name some by -mirrors, "+
+				"or fetch from repositories, by -direct", setting)
+		}
+		mirrors = mirrors || item != ""
+		u, err := url.Parse(item)
 		if err != nil || u.Port() != port {
 			continue
 		}

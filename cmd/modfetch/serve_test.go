@@ -294,7 +294,7 @@ func TestServeMetrics(t *testing.T) {
 	}
 	_, text := s.get("/metrics")
 	for _, pattern := range []string{
-		`modfetch_condemned_total{mirror="` + regexp.QuoteMeta(w.URL) + `"} [1-9]`,
+		`modfetch_upstream_condemned_total{mirror="` + regexp.QuoteMeta(w.URL) + `"} [1-9]`,
 		`modfetch_upstream_failures_total{kind="corrupt",mirror="` + regexp.QuoteMeta(w.URL) + `"} [1-9]`,
 		`modfetch_upstream_bytes_total{mirror="` + regexp.QuoteMeta(w.URL) + `"} [1-9]`,
 		`modfetch_upstream_duration_seconds_count{mirror="` + regexp.QuoteMeta(w.URL) + `"} [1-9]`,
@@ -413,13 +413,13 @@ func TestServeEndsTransfers(t *testing.T) {
 	<-asked
 	s.interrupt()
 	s.await("shutting down")
-	if _, err := http.Get(s.url + "/healthz"); err == nil {
+	if _, err := http.Get(s.url + "/readyz"); err == nil {
 		t.Error("a server that ends takes new connections")
 	}
 	if resp, err := http.Get("http://" + s.admin + "/readyz"); err != nil {
 		t.Error(err)
-	} else if resp.Body.Close(); resp.StatusCode != 503 {
-		t.Errorf("a server that ends is ready: %s", resp.Status)
+	} else if text, _ := io.ReadAll(resp.Body); resp.Body.Close() != nil || resp.StatusCode != 503 || string(text) != "degraded: shutting down\n" {
+		t.Errorf("a server that ends is ready: %s, %q", resp.Status, text)
 	}
 	release()
 	if got := <-status; got != 200 {
@@ -541,7 +541,7 @@ func TestTraceIsLogged(t *testing.T) {
 			"level=WARN msg=condemned mirror=https://a.example file=x.example/@v/v1.0.0.zip err=forged id=job-1"},
 		{"for nobody", func() { trace.AttemptDone(t.Context(), bad) }, "err=forged\n"},
 		{"failed", func() { trace.AttemptDone(ctx, down) }, ""},
-		{"crossed", func() { trace.Crossed(ctx, bad) }, "behind a comma"},
+		{"crossed", func() { trace.Crossed(ctx, bad) }, "level=WARN msg=\"crossed a comma: the file was corrupt\" mirror=https://a.example"},
 		{"cache", func() { trace.Cache(ctx, modfetch.CacheInfo{Name: "x.example/@v/list", Err: errors.New("full")}) },
 			"level=WARN msg=cache file=x.example/@v/list err=full id=job-1"},
 		{"cache hit", func() { trace.Cache(ctx, modfetch.CacheInfo{Hit: true}) }, ""},
@@ -587,13 +587,13 @@ func TestDemotionsAreCounted(t *testing.T) {
 		fails(0)
 		count(`modfetch_upstream_passed_over{mirror="https://a.example"} 0`)
 		fails(5 * time.Second)
-		count(`modfetch_demotions_total{mirror="https://a.example"} 1`)
+		count(`modfetch_upstream_demotions_total{mirror="https://a.example"} 1`)
 		count(`modfetch_upstream_passed_over{mirror="https://a.example"} 1`)
 		fails(10 * time.Second) // while it is passed over
-		count(`modfetch_demotions_total{mirror="https://a.example"} 1`)
+		count(`modfetch_upstream_demotions_total{mirror="https://a.example"} 1`)
 		time.Sleep(11 * time.Second)
 		fails(5 * time.Second)
-		count(`modfetch_demotions_total{mirror="https://a.example"} 2`)
+		count(`modfetch_upstream_demotions_total{mirror="https://a.example"} 2`)
 	})
 }
 
@@ -604,11 +604,12 @@ func TestServeAccess(t *testing.T) {
 		flags   []string
 		private string
 		want    map[string]int
+		why     string // in the log, of a refusal
 	}{
-		{"all", nil, "", map[string]int{a: 200, b: 200}},
-		{"allow", []string{"-allow", "example.com/a,example.com/b"}, "", map[string]int{a: 200, b: 200, c: 403}},
-		{"deny", []string{"-deny", "example.com/b", "-allow", "example.com"}, "", map[string]int{a: 200, b: 403}},
-		{"private", nil, "example.com/a", map[string]int{a: 403, b: 200}},
+		{"all", nil, "", map[string]int{a: 200, b: 200}, ""},
+		{"allow", []string{"-allow", "example.com/a,example.com/b"}, "", map[string]int{a: 200, b: 200, c: 403}, "Allow=example.com/a,example.com/b"},
+		{"deny", []string{"-deny", "example.com/b", "-allow", "example.com"}, "", map[string]int{a: 200, b: 403}, "Deny=example.com/b"},
+		{"private", nil, "example.com/a", map[string]int{a: 403, b: 200}, "GOPRIVATE=example.com/a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -619,6 +620,12 @@ func TestServeAccess(t *testing.T) {
 			for path, want := range test.want {
 				if status := s.status(path); status != want {
 					t.Errorf("%s: status %d, want %d", path, status, want)
+				}
+			}
+			s.stop()
+			for _, line := range s.lines("request") {
+				if err, _ := line["err"].(string); line["status"] == 403.0 && !strings.HasSuffix(err, " because of "+test.why) {
+					t.Errorf("logged: %v, want %s", line, test.why)
 				}
 			}
 		})
@@ -654,9 +661,15 @@ func TestServeFlags(t *testing.T) {
 		{"-lock;redis://127.0.0.1:1", exitUsage, "-lock is for servers with the same"},
 		{"-cache;gs://bucket", exitUsage, "gs:// is not known"},
 		{"-cache;a" + string(filepath.ListSeparator) + "b", exitUsage, "separates the directories of a GOPATH"},
-		{"-addr;nowhere", exitFailed, "nowhere"},
+		{"-addr;nowhere", exitUsage, `"nowhere" for flag -addr: want host:port, such as 127.0.0.1:8080`},
+		{"-addr;127.0.0.1:99999", exitUsage, `"127.0.0.1:99999" for flag -addr: want host:port`},
+		{"-admin;9090", exitUsage, `"9090" for flag -admin: want host:port`},
 		{"-mirrors;http://localhost:PORT,direct", exitFailed, "-mirrors has http://localhost:PORT, which is this server itself"},
 		{"-mirrors;http://127.0.0.1:PORT", exitFailed, "which is this server itself"},
+		{"-mirrors; , direct,https://x.test", exitFailed, "-mirrors names no mirror before direct, so nothing could be served"},
+		{"-mirrors;direct;-direct", exitOK, ""},
+		{"-mirrors;https://x.test,direct", exitOK, ""},
+		{"-mirrors;off", exitOK, ""}, // what is in the cache is served
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -681,6 +694,33 @@ func TestServeFlags(t *testing.T) {
 	}
 	if w.Count("*") > 0 {
 		t.Error("the mirror was asked")
+	}
+}
+
+func TestServeOnlyDirect(t *testing.T) {
+	w := newWorld(t)
+	t.Setenv("GOPROXY", "direct")
+	code, _, stderr := w.modfetch("serve", "-addr", "127.0.0.1:0", "-cache", t.TempDir())
+	if code != exitFailed || !strings.HasPrefix(stderr, "modfetch: GOPROXY names no mirror before direct") || !strings.Contains(stderr, "by -mirrors") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+func TestServePortInUse(t *testing.T) {
+	w := newWorld(t)
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	for name, flags := range map[string][]string{
+		"-addr":  {"-addr", busy.Addr().String()},
+		"-admin": {"-addr", "127.0.0.1:0", "-admin", busy.Addr().String()},
+	} {
+		code, _, stderr := w.modfetch(append([]string{"serve", "-cache", t.TempDir()}, flags...)...)
+		if code != exitFailed || !strings.HasPrefix(stderr, "modfetch: "+name+": listen tcp "+busy.Addr().String()) {
+			t.Errorf("%s: exit code %d: %s", name, code, stderr)
+		}
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +22,8 @@ type settings struct {
 	race     bool
 	stagger  time.Duration
 	modCache string         // absolute; "" for GOMODCACHE
+	jobs     int            // 0 for the default
+	progress string         // auto, always or never
 	env      modfetch.GoEnv // the go command's settings
 }
 
@@ -30,10 +34,10 @@ const chinaMirrors = "https://goproxy.cn|https://goproxy.io|https://mirrors.aliy
 // chinaStagger is after which time the next of them is asked, unless a flag says otherwise.
 const chinaStagger = time.Second
 
-// parse adds the named flags, of C, mirrors, modcache, race and stagger, to those that a command has of its own, and reads
-// them all, and the Go environment.
+// parse adds the named flags, of C, mirrors, modcache, race, stagger, jobs and progress, to those that a command has of its
+// own, and reads them all, and the Go environment.
 func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) error {
-	s.dir = "."
+	s.dir, s.progress = ".", "auto"
 	fields := map[string]*string{"mirrors": &s.mirrors, "modcache": &s.modCache}
 	for _, name := range names {
 		switch name {
@@ -45,6 +49,21 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 			set.Func(name, "", func(text string) (err error) {
 				if s.stagger, err = time.ParseDuration(text); err != nil || s.stagger <= 0 {
 					return errors.New("want a time above 0, such as 300ms")
+				}
+				return nil
+			})
+		case "jobs":
+			set.Func(name, "", func(text string) (err error) {
+				if s.jobs, err = strconv.Atoi(text); err != nil || s.jobs < 1 {
+					return errors.New("want a whole number, 1 or more")
+				}
+				return nil
+			})
+		case "progress":
+			set.Func(name, "", func(text string) error {
+				s.progress = text
+				if !slices.Contains([]string{"auto", "always", "never"}, text) {
+					return errors.New("want auto, always or never")
 				}
 				return nil
 			})
@@ -116,6 +135,9 @@ func (s *settings) fetcher(p *project, options ...modfetch.Option) (*modfetch.Fe
 	}
 	if s.modCache != "" {
 		options = append(options, modfetch.WithModCache(s.modCache))
+	}
+	if s.jobs > 0 {
+		options = append(options, modfetch.WithJobs(s.jobs))
 	}
 	if p != nil {
 		goSum, err := modfetch.LoadGoSum(p.goSums...)

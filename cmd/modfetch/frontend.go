@@ -14,9 +14,9 @@ import (
 	"github.com/modfetch/modfetch"
 )
 
-// A requestLog answers requests by the next handler, at most so many at a time, and writes one line about each. It drops
+// A frontend answers requests by the next handler, at most so many at a time, and writes one line about each. It drops
 // clients that take nothing.
-type requestLog struct {
+type frontend struct {
 	next     http.Handler
 	log      *slog.Logger
 	metrics  *metrics
@@ -43,19 +43,19 @@ type answer struct {
 	info     modfetch.ServedInfo // from the Handler; zero if it was not asked
 }
 
-func (l *requestLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *frontend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	a := &answer{ResponseWriter: w, id: requestID(r), patience: l.patience}
+	a := &answer{ResponseWriter: w, id: requestID(r), patience: f.patience}
 	w.Header().Set("X-Request-Id", a.id)
 	if r.ContentLength != 0 { // a body is not read, and must not be waited for
 		http.NewResponseController(w).SetReadDeadline(start.Add(headerTimeout))
 	}
 	defer func() {
 		a.extend() // for what net/http still has to send
-		l.answered(r, a, time.Since(start))
+		f.answered(r, a, time.Since(start))
 	}()
 	select {
-	case l.slots <- struct{}{}:
+	case f.slots <- struct{}{}:
 	default:
 		w.Header().Set("Retry-After", "1")
 		w.Header().Set("Cache-Control", "no-store")
@@ -63,17 +63,17 @@ func (l *requestLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.returned = true
 		return
 	}
-	l.metrics.inFlight.Inc()
+	f.metrics.inFlight.Inc()
 	defer func() {
-		l.metrics.inFlight.Dec()
-		<-l.slots
+		f.metrics.inFlight.Dec()
+		<-f.slots
 	}()
-	l.next.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), answerKey{}, a)))
+	f.next.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), answerKey{}, a)))
 	a.returned = true
 }
 
 // served is the Handler's Served hook.
-func (l *requestLog) served(ctx context.Context, i modfetch.ServedInfo) {
+func (f *frontend) served(ctx context.Context, i modfetch.ServedInfo) {
 	if a := answerOf(ctx); a != nil {
 		a.info = i
 	}
@@ -102,19 +102,19 @@ func requestID(r *http.Request) string {
 }
 
 // answered counts and logs a request.
-func (l *requestLog) answered(r *http.Request, a *answer, elapsed time.Duration) {
+func (f *frontend) answered(r *http.Request, a *answer, elapsed time.Duration) {
 	if r.Method == http.MethodHead {
 		a.bytes = 0 // net/http has not sent it
 	}
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
-	l.metrics.answered(a, elapsed)
+	f.metrics.answered(a, elapsed)
 	level := slog.LevelInfo
 	if a.status >= 500 {
 		level = slog.LevelWarn
 	}
-	if !l.log.Enabled(r.Context(), level) {
+	if !f.log.Enabled(r.Context(), level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 12)
@@ -133,7 +133,7 @@ func (l *requestLog) answered(r *http.Request, a *answer, elapsed time.Duration)
 	if a.info.Err != nil {
 		attrs = append(attrs, slog.String("err", a.info.Err.Error()))
 	}
-	l.log.LogAttrs(r.Context(), level, "request", attrs...)
+	f.log.LogAttrs(r.Context(), level, "request", attrs...)
 }
 
 // cut reports whether not all of the answer was sent.

@@ -62,11 +62,11 @@ func readSlowly(t *testing.T, n int64, pause time.Duration) (got int64, logged s
 	}
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		l := &requestLog{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute,
+		f := &frontend{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute,
 			log: slog.New(slog.NewJSONHandler(&log, nil))}
-		l.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) })
+		f.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) })
 		listener := make(pipes, 1)
-		server := &http.Server{Handler: l}
+		server := &http.Server{Handler: f}
 		go server.Serve(listener)
 		defer synctest.Wait()
 		defer server.Close()
@@ -183,10 +183,10 @@ func TestKernelSendsFiles(t *testing.T) {
 }
 
 func TestDeadlineIsSetForEveryAnswer(t *testing.T) {
-	l := &requestLog{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute, log: slog.New(slog.DiscardHandler)}
-	l.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})
+	f := &frontend{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute, log: slog.New(slog.DiscardHandler)}
+	f.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})
 	k := &kernel{ResponseWriter: httptest.NewRecorder()}
-	l.ServeHTTP(k, httptest.NewRequest("HEAD", "/", nil))
+	f.ServeHTTP(k, httptest.NewRequest("HEAD", "/", nil))
 	if k.deadlines != 1 { // that of the answer before, on the same connection, may have passed
 		t.Errorf("%d deadlines", k.deadlines)
 	}
@@ -206,8 +206,8 @@ func TestSilentClientIsDropped(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &server{log: slog.New(slog.DiscardHandler)}
-				l := &requestLog{next: http.NotFoundHandler(), log: s.log, metrics: newMetrics(), slots: make(chan struct{}, 1), patience: slowest}
-				listener, server := make(pipes, 1), s.newHTTPServer(l)
+				f := &frontend{next: http.NotFoundHandler(), log: s.log, metrics: newMetrics(), slots: make(chan struct{}, 1), patience: slowest}
+				listener, server := make(pipes, 1), s.newHTTPServer(f)
 				go server.Serve(listener)
 				defer synctest.Wait()
 				defer server.Close()
@@ -228,15 +228,15 @@ func TestSilentClientIsDropped(t *testing.T) {
 
 func TestPanicIsCounted(t *testing.T) {
 	var log bytes.Buffer
-	l := &requestLog{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute, log: slog.New(slog.NewJSONHandler(&log, nil))}
-	l.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f := &frontend{metrics: newMetrics(), slots: make(chan struct{}, 1), patience: time.Minute, log: slog.New(slog.NewJSONHandler(&log, nil))}
+	f.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "half")
 		panic(http.ErrAbortHandler)
 	})
 	for range 2 { // the second one finds the slot free
 		func() {
 			defer func() { recover() }()
-			l.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+			f.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 		}()
 	}
 	if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); len(lines) != 2 || !strings.Contains(lines[1], `"status":200,"bytes":4`) ||
