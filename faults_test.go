@@ -444,7 +444,7 @@ func (c *cell) checkFiles(t *testing.T, dir, temp string) {
 		}
 	}
 	for _, name := range append(files(t, dir), files(t, temp)...) {
-		if !slices.Contains(c.names, name) {
+		if !slices.Contains(c.names, name) && !strings.HasPrefix(name, "cache/modfetch/sumdb/") { // the tree head
 			t.Errorf("left behind: %s", name)
 		}
 	}

@@ -425,7 +425,7 @@ func TestRevisionsAreAskedInOrder(t *testing.T) {
 	}{
 		"the first answers": {[][]*fakeMirror{{first, second}}, "v1.0.0"},
 		"before a comma":    {[][]*fakeMirror{{first}, {second}}, "v1.0.0"},
-		"absent":            {[][]*fakeMirror{{serving("none", nil)}, {second}}, "v1.1.0"},
+		"absent":            {[][]*fakeMirror{{serving("none", map[string]string{"@v/v1.2.0.mod": ""})}, {second}}, "v1.1.0"},
 		"refused":           {[][]*fakeMirror{{fake("refuses", says(403)), second}}, "v1.1.0"},
 		"refused, a comma":  {[][]*fakeMirror{{fake("refuses", says(403))}, {second}}, ""},
 		"lies":              {[][]*fakeMirror{{fake("lies", sends(`{"Version":"main"}`)), second}}, "v1.1.0"},
