@@ -94,12 +94,13 @@ func (a *attempt) open() {
 	}
 	a.health.answered(time.Since(a.start))
 	a.info.Size = a.resp.Size
+	kind := strings.ToLower(a.resp.ContentType)
 	switch {
 	case a.resp.Offset != 0 && a.resp.Offset != a.req.Offset:
 		a.err = failf(ErrCorrupt, "sent the file from byte %d on", a.resp.Offset)
 	case a.resp.Size > a.w.limit:
 		a.err = failf(ErrCorrupt, "states a size of %d bytes; at most %d are accepted", a.resp.Size, a.w.limit)
-	case strings.HasPrefix(a.resp.ContentType, "text/html"):
+	case strings.HasPrefix(kind, "text/html"), strings.HasPrefix(kind, "application/xhtml"):
 		a.err = errPage
 	default:
 		a.body = newBody(a)

@@ -259,6 +259,8 @@ func TestBadTransfersAreEndedAndPassedOver(t *testing.T) {
 		"shorter than stated":    {answerOf(modfetch.Response{Body: io.NopCloser(strings.NewReader(`{"Version":"v1.0.0"}`)), Size: 100}), 0, modfetch.Transient, "cut short after 20 of 100 bytes"},
 		"breaks off":             {answerOf(modfetch.Response{Body: io.NopCloser(io.MultiReader(strings.NewReader("{"), readerFunc(func([]byte) (int, error) { return 0, errors.New("connection reset") }))), Size: -1}), 0, modfetch.Transient, "cut short after 1 of an unknown number"},
 		"a page":                 {answerOf(modfetch.Response{Body: unreadable{t}, Size: -1, ContentType: "text/html; charset=utf-8"}), 0, modfetch.Corrupt, "HTML page"},
+		"a page, shouted":        {answerOf(modfetch.Response{Body: unreadable{t}, Size: -1, ContentType: "Text/HTML"}), 0, modfetch.Corrupt, "HTML page"},
+		"an XHTML page":          {answerOf(modfetch.Response{Body: unreadable{t}, Size: -1, ContentType: "application/xhtml+xml"}), 0, modfetch.Corrupt, "HTML page"},
 		"starts in the middle":   {answerOf(modfetch.Response{Body: unreadable{t}, Size: 100, Offset: 7}), 0, modfetch.Corrupt, "from byte 7 on"},
 		"own deadline":           {fails(fmt.Errorf("dialling: %w", context.DeadlineExceeded)), 0, modfetch.Transient, "timed out"},
 		"own cancellation":       {fails(context.Canceled), 0, modfetch.Transient, "timed out"},
