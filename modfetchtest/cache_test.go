@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/modfetchtest"
@@ -19,27 +20,35 @@ import (
 
 // TestTestCacheFinds runs TestCache over caches that are wrong, each in a process of its own, and in one that is right.
 func TestTestCacheFinds(t *testing.T) {
-	for _, test := range []struct{ fault, in string }{
-		{"", "names"}, {"", "malformed names"}, {"", "cancelled put"}, {"", "cancelled open"},
-		{"absence is any error", "absence"},
-		{"anything is there", "absence"},
-		{"case is lost", "names"},
-		{"any name", "malformed names"},
-		{"any name to open", "malformed names"},
-		{"put from where it is", "put and replace"},
-		{"first content stays", "put and replace"},
-		{"empty is absent", "put and replace"},
-		{"only the start", "put and replace"},
-		{"no seek", "read and seek"},
-		{"half is kept", "content that fails"},
-		{"a failure empties", "content that fails"},
-		{"errors are lost", "content that fails"},
-		{"cancellation is ignored", "cancelled put"},
-		{"cancelled is absent", "cancelled open"},
-		{"reader ends with context", "reader outlives its context"},
-		{"in place", "replaced while open"},
-		{"goroutine stays", "goroutines"},
-		{"cannot be closed", "goroutines"},
+	for _, test := range []struct{ fault, in, says string }{
+		{"", "absence", ""}, {"", "never a part", ""}, {"", "names", ""}, {"", "malformed names", ""}, {"", "cancelled put", ""}, {"", "cancelled open", ""},
+		{"absence is any error", "absence", ""},
+		{"anything is there", "absence", ""},
+		{"absent once, absent for ever", "absence", "Open example.com/!m/@v/v1.0.0.zip: open example.com/!m/@v/v1.0.0.zip: file does not exist"},
+		{"a slash is a dash", "names", "example.com/m-x/@v/v1.0.0.zip: other bytes than were put"},
+		{"a tilde is lost", "names", "example.com/a~b/c_d.e-f/@v/v2.0.0+incompatible.info: other bytes than were put"},
+		{"names are cut at 255", "names", "/v1.0.0.zip: other bytes than were put"},
+		{"a part is visible", "never a part", "Open example.com/!m/@v/v1.0.1.zip: <nil>, want fs.ErrNotExist"},
+		{"Open hangs", "absence", "Open example.com/!m/@v/v1.0.0.zip hangs"},
+		{"Put hangs", "absence", "Put example.com/!m/@v/v1.0.0.zip hangs"},
+		{"cancelled Put hangs", "cancelled put", "Put example.com/!m/@v/v1.0.0.zip hangs"},
+		{"case is lost", "names", ""},
+		{"any name", "malformed names", ""},
+		{"any name to open", "malformed names", ""},
+		{"put from where it is", "put and replace", ""},
+		{"first content stays", "put and replace", ""},
+		{"empty is absent", "put and replace", ""},
+		{"only the start", "put and replace", ""},
+		{"no seek", "read and seek", ""},
+		{"half is kept", "content that fails", ""},
+		{"a failure empties", "content that fails", ""},
+		{"errors are lost", "content that fails", ""},
+		{"cancellation is ignored", "cancelled put", ""},
+		{"cancelled is absent", "cancelled open", ""},
+		{"reader ends with context", "reader outlives its context", ""},
+		{"in place", "replaced while open", ""},
+		{"goroutine stays", "goroutines", ""},
+		{"cannot be closed", "goroutines", ""},
 	} {
 		t.Run(test.fault+" in "+test.in, func(t *testing.T) {
 			t.Parallel()
@@ -53,8 +62,8 @@ func TestTestCacheFinds(t *testing.T) {
 			if (err != nil) != (test.fault != "") {
 				t.Errorf("%v\n%s", err, out)
 			}
-			if bytes.Contains(out, []byte("panic")) {
-				t.Errorf("%s", out)
+			if bytes.Contains(out, []byte("panic")) || !bytes.Contains(out, []byte(test.says)) {
+				t.Errorf("want %q:\n%s", test.says, out)
 			}
 		})
 	}
@@ -64,6 +73,9 @@ func TestFaultyCache(t *testing.T) {
 	fault, ok := strings.CutSuffix(os.Getenv("MODFETCH_TEST_FAULTY_CACHE"), ".")
 	if !ok {
 		t.Skip("run by TestTestCacheFinds")
+	}
+	if strings.HasSuffix(fault, "hangs") {
+		modfetchtest.SetPatience(time.Second)
 	}
 	modfetchtest.TestCache(t, func(t *testing.T) modfetch.Cache {
 		return &faultyCache{fault: fault, files: make(map[string]*sharedFile)}
@@ -76,6 +88,22 @@ type faultyCache struct {
 
 	mu    sync.Mutex // guards the following
 	files map[string]*sharedFile
+	never map[string]bool
+}
+
+// key is the name under which a file is kept.
+func (c *faultyCache) key(name string) string {
+	switch c.fault {
+	case "case is lost":
+		return strings.ReplaceAll(name, "!", "")
+	case "a slash is a dash":
+		return strings.ReplaceAll(name, "/", "-")
+	case "a tilde is lost":
+		return strings.ReplaceAll(name, "~", "")
+	case "names are cut at 255":
+		return name[:min(len(name), 255)]
+	}
+	return name
 }
 
 // A sharedFile is read by all its readers as it is now.
@@ -97,19 +125,26 @@ func (c *faultyCache) Open(ctx context.Context, name string) (io.ReadSeekCloser,
 	if c.fault == "goroutine stays" {
 		go func() { select {} }()
 	}
-	if c.fault == "case is lost" {
-		name = strings.ReplaceAll(name, "!", "")
+	if c.fault == "Open hangs" {
+		select {}
 	}
+	name = c.key(name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.files[name]
-	if f == nil || c.fault == "empty is absent" && len(f.data) == 0 {
+	if f == nil {
 		switch c.fault {
 		case "absence is any error":
 			return nil, errors.New("there is nothing")
 		case "anything is there":
 			return &sharedReader{cache: c, file: new(sharedFile)}, nil
 		}
+		if c.never == nil {
+			c.never = make(map[string]bool)
+		}
+		c.never[name] = true
+	}
+	if f == nil || c.fault == "absent once, absent for ever" && c.never[name] || c.fault == "empty is absent" && len(f.data) == 0 {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	return &sharedReader{cache: c, file: f, ctx: ctx}, nil
@@ -119,13 +154,23 @@ func (c *faultyCache) Put(ctx context.Context, name string, content io.ReadSeeke
 	if c.fault != "any name" && (!fs.ValidPath(name) || name == "." || strings.ContainsRune(name, 0)) {
 		return fs.ErrInvalid
 	}
-	if c.fault == "case is lost" {
-		name = strings.ReplaceAll(name, "!", "")
+	if c.fault == "Put hangs" || c.fault == "cancelled Put hangs" && ctx.Err() != nil {
+		select {}
 	}
+	name = c.key(name)
 	if c.fault != "put from where it is" {
 		if _, err := content.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
+	}
+	if c.fault == "a part is visible" && c.files[name] == nil {
+		part := new(sharedFile)
+		c.files[name] = part
+		defer func() {
+			if c.files[name] == part {
+				delete(c.files, name)
+			}
+		}()
 	}
 	data, err := io.ReadAll(content)
 	switch {

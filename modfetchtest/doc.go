@@ -25,7 +25,8 @@
 //
 // Two names are special in both forms, and to [Module.File]: what .info and .mod contain is served as the .info and .mod
 // files of the protocol, and is not in the zip. Without .mod, the module's go.mod is served. Without either there is one
-// that only states the path; it is in the zip as well, unless the version is +incompatible. Without .info there is
+// that only states the path; it is in the zip as well, unless the version is +incompatible. A go.mod that states another
+// path is an error, unless there is a .mod too. Without .info there is
 // one with the version and a fixed time, for a pseudo-version the time that it states.
 //
 // # What the mirror answers
@@ -59,11 +60,22 @@
 //	server.Fault("/sumdb/*", modfetchtest.Status(http.StatusNotFound)) // not carried by this mirror
 //	server.LieAbout("example.com/m", "v1.0.0", "h1:...")               // a record that is wrong
 //	lagging := server.Lag()                                            // an older tree than server's
-//	fork := server.Fork()                                              // another tree than server's
-//	server.Fault("/sumdb/*", modfetchtest.Handler(fork.ServeHTTP))     // to a client of server's tree, as if it had forked
+//	fork := server.Fork()                                              // another tree than server's from here on
+//	...                                                                // the client sees something of server's tree
+//	server.Fault("/sumdb/*", modfetchtest.Handler(fork.ServeHTTP))     // and what it sees next contradicts that
 //
 // # Time, TLS, HTTP/2
 //
 // A [Server] listens for plain HTTP/1.1. It is an [http.Handler] too: [net/http/httptest.NewUnstartedServer] puts it behind
 // TLS and HTTP/2, and what calls it in a [testing/synctest] bubble meets with Latency and Bandwidth on the bubble's clock.
+//
+// # Recordings
+//
+// [Record] keeps what a real mirror says, the checksum database's proofs included, and [Replay] gives it again without a
+// network, to a Fetcher that verifies it as it did then. A recording is a directory to commit, such as
+// testdata/recording. The example of Record has the flag by which a test makes it anew.
+//
+// # Caches and locks
+//
+// [TestCache] and [TestLocker] hold implementations of [modfetch.Cache] and [modfetch.Locker] against their contracts.
 package modfetchtest

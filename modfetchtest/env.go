@@ -6,14 +6,25 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/modfetch/modfetch"
 )
+
+// Options returns what a [modfetch.Fetcher] needs to use s alone: as its mirror, and as its checksum database.
+//
+// They do not say what is private. A path that [modfetch.WithPrivate] or GOPRIVATE names is not for mirrors: `direct` asks
+// its own host, on the network. For tests [modfetch.WithRoute] sends it to another Server instead, as the example shows, or
+// [modfetch.Policy] Offline refuses it.
+func (s *Server) Options() []modfetch.Option {
+	return []modfetch.Option{modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(s.GOSUMDB())}
+}
 
 // Env returns an environment for a go command under test, complete for [os/exec.Cmd].Env: s is its GOPROXY and its checksum
 // database, everything is verified, and nothing of the user's is read or written. The home directory, GOPATH, GOMODCACHE
 // and GOCACHE are new temporary directories of the test each time, so one environment kept is one warm cache. Appended
-// settings win:
+// settings win; a test that compiles is faster with the user's GOCACHE, where the standard library is compiled already:
 //
-//	cmd.Env = append(server.Env(t), "GOPROXY="+first.URL+"|"+second.URL)
+//	cmd.Env = append(server.Env(t), "GOPROXY="+first.URL+"|"+second.URL, "GOCACHE="+goCache)
 //
 // All addresses but loopback ones are to be reached through s as an HTTP proxy, which refuses, and logs the attempt under
 // the foreign host. Programs that do not heed HTTPS_PROXY, such as ssh, are not held back.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 )
@@ -69,7 +70,10 @@ func loadDir(fsys fs.FS, dir string) (Module, error) {
 		m.files = append(m.files, file{strings.TrimPrefix(name, dir+"/"), string(data)})
 		return err
 	})
-	return m, err
+	if err != nil {
+		return m, err
+	}
+	return m, m.checkGoMod(dir)
 }
 
 func loadTxtar(fsys fs.FS, name string) (Module, error) {
@@ -82,7 +86,25 @@ func loadTxtar(fsys fs.FS, name string) (Module, error) {
 	if err != nil {
 		return Module{}, fmt.Errorf("%s: %w", name, err)
 	}
-	return Module{id: id, files: files}, nil
+	m := Module{id: id, files: files}
+	return m, m.checkGoMod(name)
+}
+
+// checkGoMod finds the archive that was copied for another module. Who wants the two to differ says so with a .mod file.
+func (m Module) checkGoMod(name string) error {
+	var stated string
+	for _, f := range m.files {
+		switch f.name {
+		case ".mod":
+			return nil
+		case "go.mod":
+			stated = modfile.ModulePath([]byte(f.data))
+		}
+	}
+	if stated != "" && stated != m.id.Path {
+		return fmt.Errorf("%s is %s, but its go.mod says module %s; if that is meant, give a .mod file too", name, m.id, stated)
+	}
+	return nil
 }
 
 // identify says which module a txtar archive is.

@@ -2,6 +2,7 @@ package modfetchtest_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,17 +10,19 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
-	"unicode/utf8"
+	"time"
 
 	"github.com/modfetch/modfetch"
 	"github.com/modfetch/modfetch/modfetchtest"
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // recordedModules are in testdata/mod.
@@ -39,7 +42,26 @@ func httpMirror(t testing.TB, url string) modfetch.Mirror {
 	return m
 }
 
-func record(t testing.TB, dir string, mirrors ...modfetch.Mirror) []modfetch.Mirror {
+func record(t testing.TB, dir string, mirror modfetch.Mirror) modfetch.Mirror {
+	t.Helper()
+	m, err := modfetchtest.Record(dir, mirror)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m[0]
+}
+
+func replay(t testing.TB, dir string) modfetch.Mirror {
+	t.Helper()
+	m, err := modfetchtest.Replay(dir)
+	if err != nil || len(m) != 1 {
+		t.Fatal(m, err)
+	}
+	return m[0]
+}
+
+// recordAll and replayAll are for several mirrors.
+func recordAll(t testing.TB, dir string, mirrors ...modfetch.Mirror) []modfetch.Mirror {
 	t.Helper()
 	recorders, err := modfetchtest.Record(dir, mirrors...)
 	if err != nil {
@@ -48,19 +70,19 @@ func record(t testing.TB, dir string, mirrors ...modfetch.Mirror) []modfetch.Mir
 	return recorders
 }
 
-func replay(t testing.TB, dir string) modfetch.Mirror {
+func replayAll(t testing.TB, dir string) []modfetch.Mirror {
 	t.Helper()
-	m, err := modfetchtest.Replay(dir)
+	mirrors, err := modfetchtest.Replay(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m
+	return mirrors
 }
 
 // fetch has a new Fetcher download modules in order, and returns their sums with who vouches for them.
-func fetch(t testing.TB, s *modfetchtest.Server, mirrors []modfetch.Mirror, mods ...module.Version) map[module.Version]string {
+func fetch(t testing.TB, s *modfetchtest.Server, mirror modfetch.Mirror, mods ...module.Version) map[module.Version]string {
 	t.Helper()
-	f, err := modfetch.New(modfetch.WithMirrors(mirrors...), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithJobs(2))
+	f, err := modfetch.New(modfetch.WithMirrors(mirror), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithJobs(2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,12 +99,15 @@ func fetch(t testing.TB, s *modfetchtest.Server, mirrors []modfetch.Mirror, mods
 	return got
 }
 
-// tree returns the content of all files below dir by slash-separated path.
+// tree returns the content of all files below dir by slash-separated path, of a recording those of its first mirror.
 func tree(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	got := make(map[string]string)
+	if _, err := os.Stat(filepath.Join(dir, "1", ".gitattributes")); err == nil {
+		dir = filepath.Join(dir, "1")
+	}
 	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || name == ".gitattributes" {
 			return err
 		}
 		data, err := os.ReadFile(filepath.Join(dir, name))
@@ -108,12 +133,12 @@ func ask(m modfetch.Mirror, path string) (string, error) {
 func TestReplayServesWhatWasRecorded(t *testing.T) {
 	s := modfetchtest.NewServer(t, testdata())
 	dir := filepath.Join(t.TempDir(), "new", "recording")
-	recorders := record(t, dir, httpMirror(t, s.URL))
-	if name := recorders[0].String(); name != s.URL {
+	recorder := record(t, dir, httpMirror(t, s.URL))
+	if name := recorder.String(); name != s.URL {
 		t.Errorf("the recorded mirror calls itself %s", name)
 	}
-	want := fetch(t, s, recorders, recordedModules...)
-	f, err := modfetch.New(modfetch.WithMirrors(recorders...), modfetch.WithSumDB(s.GOSUMDB()))
+	want := fetch(t, s, recorder, recordedModules...)
+	f, err := modfetch.New(modfetch.WithMirrors(recorder), modfetch.WithSumDB(s.GOSUMDB()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,15 +170,13 @@ func TestReplayServesWhatWasRecorded(t *testing.T) {
 	if got := questions(f); got != wantAnswers {
 		t.Errorf("answers %s, recorded were %s", got, wantAnswers)
 	}
-	got := fetch(t, s, []modfetch.Mirror{replay(t, dir)}, recordedModules...)
+	got := fetch(t, s, replay(t, dir), recordedModules...)
 	if !maps.Equal(got, want) || !strings.Contains(got[recordedModules[0]], databaseName(s)) {
 		t.Errorf("got %v, recorded was %v", got, want)
 	}
 
-	for name := range tree(t, dir) {
-		if name != "recording.txtar" && !strings.HasSuffix(name, ".zip") && !strings.Contains(name, "/tile/8/") {
-			t.Errorf("there is a file %s", name)
-		}
+	if name := replay(t, dir).String(); !strings.Contains(name, "recording "+filepath.Join(dir, "1")) {
+		t.Errorf("the recording calls itself %s", name)
 	}
 	other, err := modfetch.New(modfetch.WithMirrors(replay(t, dir)), modfetch.WithSumDB(modfetchtest.NewServer(t, nil).GOSUMDB()), offline)
 	if err != nil {
@@ -229,21 +252,26 @@ func TestRecordingIsAddedTo(t *testing.T) {
 
 	first := recordedModules[0]
 	for _, order := range [][]module.Version{{first, late, recordedModules[3], recordedModules[1]}, {late, first}, {recordedModules[3], first, late}} {
-		got := fetch(t, s, []modfetch.Mirror{replay(t, dir)}, order...)
+		got := fetch(t, s, replay(t, dir), order...)
 		for _, m := range order {
 			if !strings.Contains(got[m], databaseName(s)) {
 				t.Errorf("%s in the order %v: %q", m, order, got[m])
 			}
 		}
 	}
-	text := tree(t, dir)["recording.txtar"]
-	if n := strings.Count(text, "go.sum database tree\n"); n != 5 { // four lookups and the head
-		t.Errorf("%d notes in\n%s", n, text)
+	files := tree(t, dir)
+	head := files["sumdb/"+databaseName(s)+"/latest"]
+	lookups := 0
+	for name, content := range files {
+		if strings.Contains(name, "/lookup/") {
+			lookups++
+			if !strings.HasSuffix(content, "\n\n"+head) {
+				t.Errorf("%s is not under the head\n%s\n%s", name, head, content)
+			}
+		}
 	}
-	head := text[strings.Index(text, "go.sum database tree\n"):]
-	head = head[:strings.Index(head, "-- ")]
-	if n := strings.Count(text, head); n != 5 {
-		t.Errorf("%d of 5 notes are that of one head:\n%s", n, text)
+	if lookups != 4 || !strings.HasPrefix(head, "go.sum database tree\n") {
+		t.Errorf("%d lookups, head %q", lookups, head)
 	}
 }
 
@@ -259,7 +287,7 @@ func TestOnlyWholeAnswersAreRecorded(t *testing.T) {
 			s := modfetchtest.NewServer(t, testdata())
 			s.Fault("*", fault)
 			dir := t.TempDir()
-			m := record(t, dir, httpMirror(t, s.URL))[0]
+			m := record(t, dir, httpMirror(t, s.URL))
 			for _, path := range []string{"example.com/m/@v/list", "example.com/m/@v/v1.0.0.zip", "example.com/m/@v/v1.0.0.mod",
 				"sumdb/" + databaseName(s) + "/lookup/example.com/m@v1.0.0"} {
 				ask(m, path)
@@ -272,7 +300,7 @@ func TestOnlyWholeAnswersAreRecorded(t *testing.T) {
 	t.Run("left", func(t *testing.T) {
 		s := modfetchtest.NewServer(t, testdata())
 		dir := t.TempDir()
-		resp, err := record(t, dir, httpMirror(t, s.URL))[0].Fetch(t.Context(), modfetch.Request{Path: "example.com/m/@v/v1.0.0.zip"})
+		resp, err := record(t, dir, httpMirror(t, s.URL)).Fetch(t.Context(), modfetch.Request{Path: "example.com/m/@v/v1.0.0.zip"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,7 +321,7 @@ func TestRecordAsksForTheWhole(t *testing.T) {
 		for _, req := range []modfetch.Request{{Offset: 10, Length: 5}, {ETag: header.Header.Get("ETag")}} {
 			dir := t.TempDir()
 			req.Path = path
-			resp, err := record(t, dir, httpMirror(t, s.URL))[0].Fetch(t.Context(), req)
+			resp, err := record(t, dir, httpMirror(t, s.URL)).Fetch(t.Context(), req)
 			if err != nil {
 				t.Errorf("%+v: %v", req, err)
 				continue
@@ -319,7 +347,7 @@ func TestBrokenBodiesAreNotRecorded(t *testing.T) {
 	for _, path := range []string{"a.test/@v/list", "a.test/@v/v1.0.0.zip"} {
 		for _, size := range []int64{-1, 3, 5} {
 			dir := t.TempDir()
-			_, err := ask(record(t, dir, broken(size))[0], path)
+			_, err := ask(record(t, dir, broken(size)), path)
 			if got := tree(t, dir); err == nil || len(got) > 0 {
 				t.Errorf("%s of %d bytes: error %v, recorded %q", path, size, err, got)
 			}
@@ -359,14 +387,12 @@ func (a *answers) Fetch(_ context.Context, r modfetch.Request) (*modfetch.Respon
 func TestRecordedAbsence(t *testing.T) {
 	dir := t.TempDir()
 	a := &answers{map[string]string{"a.test/@v/list": "v1.0.0\n", "a.test/failing/@v/list": "!broken"}}
-	b := &answers{map[string]string{"b.test/@v/v1.0.0.zip": "zip"}}
-	for _, m := range record(t, dir, a, b) {
-		for _, path := range []string{"a.test/@v/list", "b.test/@v/v1.0.0.zip", "a.test/failing/@v/list", "none.test/@v/list", "none.test/@v/v1.0.0.zip"} {
-			ask(m, path)
+	m := record(t, dir, a)
+	missing := []string{"none.test/@v/list", "none.test/@v/v1.0.0.info", "none.test/@v/v1.0.0.zip", "none.test/@latest", "sumdb/none.test/supported"}
+	for _, path := range append(missing, "a.test/@v/list", "a.test/failing/@v/list") {
+		if _, err := ask(m, path); errors.Is(err, fs.ErrNotExist) != slices.Contains(missing, path) {
+			t.Errorf("what the mirror said of %s is told as %v", path, err)
 		}
-	}
-	if _, err := ask(record(t, dir, a, b)[0], "one.test/@latest"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("what the mirror said is told as %v", err)
 	}
 	absent := func(want map[string]bool) {
 		t.Helper()
@@ -376,22 +402,30 @@ func TestRecordedAbsence(t *testing.T) {
 			}
 		}
 	}
-	absent(map[string]bool{"none.test/@v/list": true, "none.test/@v/v1.0.0.zip": true, "a.test/@v/list": false, "b.test/@v/v1.0.0.zip": false,
-		"a.test/failing/@v/list": false, "one.test/@latest": false})
+	want := map[string]bool{"a.test/@v/list": false, "a.test/failing/@v/list": false, "a.test/@latest": false}
+	for _, path := range missing {
+		want[path] = true
+	}
+	absent(want)
+	want["none.test/@v/list"], want["none.test/@v/v1.0.0.zip"] = false, false
 
-	// Later it is there: as text, and as a file.
+	// Later it is there: as text, and as a zip.
 	a.files["none.test/@v/list"], a.files["none.test/@v/v1.0.0.zip"] = "v1.0.0\n", "zip"
-	m := record(t, dir, a)[0]
-	for _, path := range []string{"none.test/@v/list", "none.test/@v/v1.0.0.zip", "other.test/@v/list"} {
+	m = record(t, dir, a)
+	for path := range a.files {
 		ask(m, path)
 	}
-	absent(map[string]bool{"none.test/@v/list": false, "none.test/@v/v1.0.0.zip": false, "other.test/@v/list": true})
-	m = record(t, dir, &answers{})[0] // and later still, no more
-	for _, path := range []string{"none.test/@v/list", "none.test/@v/v1.0.0.zip"} {
+	absent(want)
+	m = record(t, dir, &answers{}) // and later still, no more
+	for path := range want {
 		ask(m, path)
 	}
-	if text := tree(t, dir)["recording.txtar"]; strings.Contains(text, "none.test/@v/v1.0.0.zip") || strings.Count(text, "none.test/@v/list") != 1 {
-		t.Errorf("what is there is listed as absent:\n%s", text)
+	want["a.test/@latest"], want["a.test/failing/@v/list"] = true, true
+	absent(want)
+	for name := range tree(t, dir) {
+		if path, ok := strings.CutPrefix(name, "absent/"); ok && !want[path] {
+			t.Errorf("%s is there although it exists", name)
+		}
 	}
 }
 
@@ -410,7 +444,7 @@ func TestRecordingKeepsBytes(t *testing.T) {
 		"sumdb/x.test/lookup/a": "no lookup\n",
 	}
 	dir := t.TempDir()
-	m := record(t, dir, &answers{files})[0]
+	m := record(t, dir, &answers{files})
 	for path, want := range files {
 		if got, err := ask(m, path); err != nil || got != want {
 			t.Errorf("%s while it is recorded: %q, %v", path, got, err)
@@ -426,19 +460,25 @@ func TestRecordingKeepsBytes(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", path, got, err, want)
 		}
 	}
-	if text := tree(t, dir)["recording.txtar"]; !utf8.ValidString(text) {
-		t.Errorf("no text: %q", text)
+	got := tree(t, dir)
+	for path, content := range got {
+		if content != files[path] {
+			t.Errorf("%s holds %q", path, content)
+		}
+	}
+	if len(got) != len(files)-2 {
+		t.Errorf("%d files of %d", len(got), len(files)-2)
 	}
 }
 
 func TestRecordKeepsInside(t *testing.T) {
 	dir := t.TempDir()
 	files := make(map[string]string)
-	for _, path := range []string{"../a.test/@v/v1.0.0.zip", "/a.test/@v/v1.0.0.zip", "a.test/@v/../../../x.zip", "recording.txtar", "absent", "x.zip",
+	for _, path := range []string{"../a.test/@v/v1.0.0.zip", "/a.test/@v/v1.0.0.zip", "a.test/@v/../../../x.zip", "recording", "absent", "x.zip",
 		"a.test\n-- b.test/@v/list --\nv1.0.0\n-- c.test/@v/list"} {
 		files[path] = "x\n"
 	}
-	m := record(t, filepath.Join(dir, "recording"), &answers{files})[0]
+	m := record(t, dir, &answers{files})
 	for path := range files {
 		if got, err := ask(m, path); err == nil || modfetch.KindOf(err) != modfetch.Forbidden {
 			t.Errorf("%q: %q, error %v", path, got, err)
@@ -458,8 +498,8 @@ func TestRecordingHoldsNoSecrets(t *testing.T) {
 	dir := t.TempDir()
 	mirror := record(t, dir, httpMirror(t, s.URL+"?token=s3cret"))
 	fetch(t, s, mirror, m)
-	ask(mirror[0], "example.com/other/@v/list")
-	if got, err := ask(mirror[0], "example.com/m/@latest"); err != nil || got != info {
+	ask(mirror, "example.com/other/@v/list")
+	if got, err := ask(mirror, "example.com/m/@latest"); err != nil || got != info {
 		t.Errorf("while it is recorded: %s, %v", got, err)
 	}
 	for name, content := range tree(t, dir) {
@@ -467,10 +507,53 @@ func TestRecordingHoldsNoSecrets(t *testing.T) {
 			t.Errorf("%s holds a secret or the mirror's address:\n%s", name, content)
 		}
 	}
-	const want = `"Origin":{"VCS":"git","URL":"https://host.test/m.git","Ref":"refs/tags/v1.0.0"}}`
+	const want = `"Origin":{"Ref":"refs/tags/v1.0.0","URL":"https://host.test/m.git","VCS":"git"}`
 	for _, path := range []string{"example.com/m/@latest", "example.com/m/@v/v1.0.0.info"} {
-		if got, err := ask(replay(t, dir), path); err != nil || !strings.HasSuffix(got, want+"\n") {
+		if got, err := ask(replay(t, dir), path); err != nil || !strings.Contains(got, want) {
 			t.Errorf("%s: %s, %v", path, got, err)
+		}
+	}
+}
+
+// TestRecordedInfo has secrets in all kinds of URLs, as JSON can spell them, and what looks like one but is none.
+func TestRecordedInfo(t *testing.T) {
+	for in, want := range map[string]string{
+		`https:\/\/user:s3cret@host.test\/m.git?token=s3cret`: "https://host.test/m.git",
+		`https://user:s3cret\u0040host.test/m.git`:            "https://host.test/m.git",
+		`https\u003a//user:s3cret@host.test/m.git`:            "https://host.test/m.git",
+		`s3cret@host.test:m.git`:                              "host.test:m.git",
+		`s3cret:s3cret@host.test/m.git`:                       "host.test/m.git",
+		`https://host.test/m.git\u003ftoken=s3cret`:           "https://host.test/m.git",
+		`https://host.test/m.git#s3cret`:                      "https://host.test/m.git",
+		`//user:s3cret@host.test/m.git`:                       "//host.test/m.git",
+		`//s3cret@host.test/m.git`:                            "//host.test/m.git",
+		`https://user:a@s3cret@host.test/m.git`:               "https://host.test/m.git",
+		`https://user:a\"s3cret@host.test/m.git`:              "https://host.test/m.git",
+		`https://user:a s3cret@host.test/m.git`:               "https://host.test/m.git",
+		`https://user:a/s3cret@host.test/m.git`:               "https://host.test/m.git",
+		`https://user:a?s3cret@host.test/m.git`:               "https://host.test/m.git",
+		`https:/user:s3cret@host.test/m.git`:                  "host.test/m.git",
+		`s3cret:s3cret://x@host.test`:                         "host.test",
+		`https://host.test/a?b\"c`:                            "https://host.test/a",
+		`https://host.test/?a\"},{\"x`:                        "https://host.test/",
+		`https://host.test/<m>&.git`:                          "https://host.test/<m>&.git",
+		`refs/heads/a@b#c`:                                    "refs/heads/a@b#c",
+	} {
+		for _, format := range []string{`{"Version":"v1.0.0","N":12345678901234567890,"Origin":{"URL":"%s"}}`, `{"Origin":{"URL":"//s3cret@a"},"Origin":{"URL":"%s"}}`, `{"Origin":[{"URL":"%s"}]}`} {
+			dir := t.TempDir()
+			info := fmt.Sprintf(format, in)
+			m := record(t, dir, &answers{map[string]string{"a.test/@v/v1.0.0.info": info, "a.test/@latest": info}})
+			for _, path := range []string{"a.test/@v/v1.0.0.info", "a.test/@latest"} {
+				if got, err := ask(m, path); err != nil || got != info {
+					t.Errorf("while it is recorded %s is %s, %v", info, got, err)
+				}
+				got, err := ask(replay(t, dir), path)
+				wantJSON := strings.NewReplacer(`"`, `\"`).Replace(want)
+				if err != nil || !json.Valid([]byte(got)) || strings.Contains(got, "s3cret") || !strings.Contains(got, `"URL":"`+wantJSON+`"`) ||
+					strings.Contains(got, `"N"`) != strings.Contains(got, "12345678901234567890") {
+					t.Errorf("of %s was kept %s, %v", info, got, err)
+				}
+			}
 		}
 	}
 }
@@ -491,26 +574,27 @@ func TestRecordingAtOnce(t *testing.T) {
 			honest.ServeHTTP(w, r)
 		})
 	})
-	second := s.Mirror()
 	s.Fault("/sumdb/*/lookup/*", listed)
-	second.Fault("/sumdb/*/lookup/*", listed)
 	dir := t.TempDir()
-	f, err := modfetch.New(modfetch.WithMirrors(record(t, dir, httpMirror(t, s.URL), httpMirror(t, second.URL))...),
-		modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithStrategy(modfetch.Race()))
-	if err != nil {
-		t.Fatal(err)
+	var fetchers []*modfetch.Fetcher // each with a call of Record of its own
+	for range 2 {
+		f, err := modfetch.New(modfetch.WithMirrors(record(t, dir, httpMirror(t, s.URL))), modfetch.WithSumDB(s.GOSUMDB()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fetchers = append(fetchers, f)
 	}
 	done := make(chan struct{})
 	var reader sync.WaitGroup
 	reader.Go(func() {
-		seen := 0
+		m, seen := replay(t, dir), make(map[string]bool)
 		for {
-			if data, err := os.ReadFile(filepath.Join(dir, "recording.txtar")); err == nil {
-				n := strings.Count(string(data), "\n-- ")
-				if n < seen || !strings.HasSuffix(string(data), "\n") {
-					t.Errorf("%d entries after %d", n, seen)
+			for _, path := range []string{mods[0].Path + "/@v/v1.0.0.mod", mods[1].Path + "/@v/v1.0.0.mod", "sumdb/" + databaseName(s) + "/latest"} {
+				got, err := ask(m, path)
+				if err == nil && !strings.HasSuffix(got, "\n") || err != nil && (seen[path] || modfetch.KindOf(err) != modfetch.Forbidden) {
+					t.Errorf("%s: %q, %v", path, got, err)
 				}
-				seen = n
+				seen[path] = err == nil
 			}
 			select {
 			case <-done:
@@ -519,15 +603,21 @@ func TestRecordingAtOnce(t *testing.T) {
 			}
 		}
 	})
-	for m, err := range f.Download(t.Context(), mods) {
-		if err != nil {
-			t.Errorf("%s: %v", m.Path, err)
-		}
+	var writers sync.WaitGroup
+	for _, f := range fetchers {
+		writers.Go(func() {
+			for m, err := range f.Download(t.Context(), mods) {
+				if err != nil {
+					t.Errorf("%s: %v", m.Path, err)
+				}
+			}
+		})
 	}
+	writers.Wait()
 	close(done)
 	reader.Wait()
 	s.Close()
-	got := fetch(t, s, []modfetch.Mirror{replay(t, dir)}, mods...)
+	got := fetch(t, s, replay(t, dir), mods...)
 	if len(got) != len(mods) {
 		t.Errorf("%d of %d modules", len(got), len(mods))
 	}
@@ -538,18 +628,200 @@ func TestRecordingAtOnce(t *testing.T) {
 	}
 }
 
+// TestRecordingOfARace has a mirror whose files are condemned, and that is asked at the same time as a good one.
+func TestRecordingOfARace(t *testing.T) {
+	for range 5 {
+		s := modfetchtest.NewServer(t, testdata())
+		bad := s.Mirror()
+		bad.Fault("*.zip", modfetchtest.Corrupt())
+		bad.Fault("*.mod", modfetchtest.Corrupt())
+		dir := t.TempDir()
+		for _, open := range []func() []modfetch.Mirror{
+			func() []modfetch.Mirror { return recordAll(t, dir, httpMirror(t, bad.URL), httpMirror(t, s.URL)) },
+			func() []modfetch.Mirror { return replayAll(t, dir) },
+		} {
+			mirrors := open()
+			f, err := modfetch.New(modfetch.WithMirrors(mirrors...), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithStrategy(modfetch.Race()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for m, err := range f.Download(t.Context(), recordedModules) {
+				if err != nil {
+					t.Errorf("%s of %v: %v", m.Version, mirrors, err)
+				}
+			}
+			f.Close()
+			s.Close()
+		}
+	}
+}
+
+// TestRecordingOfAll has mirrors with different lists, of which a Fetcher asks all.
+func TestRecordingOfAll(t *testing.T) {
+	s := modfetchtest.NewServer(t, nil)
+	a := &answers{map[string]string{"a.test/@v/list": "v1.0.0\n"}}
+	b := &answers{map[string]string{"a.test/@v/list": "v1.1.0\n"}}
+	dir := t.TempDir()
+	mirrors := recordAll(t, dir, a, b)
+	for range 2 {
+		f, err := modfetch.New(modfetch.WithMirrors(mirrors...), modfetch.WithSumDB(s.GOSUMDB()), modfetch.WithPolicy(modfetch.Policy{AskAll: time.Minute}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.Versions(t.Context(), "a.test"); err != nil || !slices.Equal(got, []string{"v1.0.0", "v1.1.0"}) {
+			t.Errorf("%v have %v, %v", mirrors, got, err)
+		}
+		mirrors = replayAll(t, dir)
+	}
+}
+
+// TestBadDoesNotReplaceGood has a mirror that is bad before a record of the database is kept, then good, then bad again.
+func TestBadDoesNotReplaceGood(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	dir := t.TempDir()
+	const base = "example.com/m/@v/"
+	bad := func() {
+		s.Fault("*.zip", modfetchtest.Corrupt())
+		s.Fault("*.mod", modfetchtest.Corrupt())
+		s.Fault("*/@v/list", modfetchtest.HTML().Header("Content-Type", "Text/HTML; charset=utf-8"))
+		s.Fault("*/v2/@v/list", modfetchtest.HTML().Header("Content-Type", "application/xhtml+xml"))
+		s.Fault("*/@latest", modfetchtest.Handler(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{} log in first") }))
+		s.Fault("*.info", modfetchtest.Handler(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "log in first") }))
+	}
+	askAll := func() {
+		m := record(t, dir, httpMirror(t, s.URL))
+		for _, path := range []string{base + "v1.0.0.mod", base + "v1.0.0.zip", base + "v1.0.0.info", base + "list", "example.com/m/v2/@v/list", "example.com/m/@latest"} {
+			_, want := get(t, s.URL+"/"+path)
+			if got, err := ask(m, path); err != nil || got != want {
+				t.Errorf("%s while it is recorded: %q, %v, want %q", path, got, err, want)
+			}
+		}
+	}
+	bad()
+	askAll()
+	for name := range tree(t, dir) {
+		if !strings.HasSuffix(name, ".mod") && !strings.HasSuffix(name, ".zip") { // nothing condemns them yet
+			t.Errorf("%s was recorded", name)
+		}
+	}
+	s.ClearFaults()
+	ask(record(t, dir, httpMirror(t, s.URL)), "sumdb/"+databaseName(s)+"/lookup/example.com/m@v1.0.0")
+	askAll()
+	want := tree(t, dir)
+	for _, path := range []string{base + "v1.0.0.mod", base + "v1.0.0.zip", base + "list"} {
+		if _, good := get(t, s.URL+"/"+path); want[path] != good {
+			t.Errorf("kept as %s is %q, want %q", path, want[path], good)
+		}
+	}
+	bad()
+	askAll()
+	if got := tree(t, dir); !maps.Equal(got, want) {
+		t.Errorf("recorded %q, want %q", got, want)
+	}
+}
+
+// TestRecordingGrows has nothing written again that was there.
+func TestRecordingGrows(t *testing.T) {
+	s := modfetchtest.NewServer(t, testdata())
+	dir := t.TempDir()
+	fetch(t, s, record(t, dir, httpMirror(t, s.URL)), recordedModules[:3]...)
+	before := make(map[string]fs.FileInfo)
+	for name := range tree(t, dir) {
+		before[name], _ = os.Stat(filepath.Join(dir, "1", name))
+	}
+	s.AddRecords(100)
+	fetch(t, s, record(t, dir, httpMirror(t, s.URL)), recordedModules[3])
+	for name, old := range before {
+		if now, err := os.Stat(filepath.Join(dir, "1", name)); err != nil || !os.SameFile(old, now) {
+			t.Errorf("%s was written again, %v", name, err)
+		}
+	}
+}
+
+// TestRecordingOfOddVersions has versions that end as files of the protocol do.
+func TestRecordingOfOddVersions(t *testing.T) {
+	s := modfetchtest.NewServer(t, nil)
+	var mods []module.Version
+	for _, v := range []string{"v1.0.0", "v1.0.0-rc", "v1.0.0-rc.zip", "v1.0.0-rc.mod", "v1.0.0-rc.info", "v1.0.0-rc.zip.mod"} {
+		m := module.Version{Path: "example.com/m", Version: v}
+		s.Add(modfetchtest.NewModule(m.Path, m.Version).File("m.go", "package m // "+v+"\n"))
+		mods = append(mods, m)
+	}
+	dir := t.TempDir()
+	fetch(t, s, record(t, dir, httpMirror(t, s.URL)), mods...)
+	fetch(t, s, record(t, dir, httpMirror(t, s.URL)), mods...) // with their records at hand
+	fetch(t, s, replay(t, dir), mods...)
+	for _, m := range mods { // with no other's tiles
+		dir := t.TempDir()
+		fetch(t, s, record(t, dir, httpMirror(t, s.URL)), m)
+		fetch(t, s, replay(t, dir), m)
+	}
+}
+
+// TestRecordRemovesWhatAKilledProcessLeft has two files of processes that write, or did.
+func TestRecordRemovesWhatAKilledProcessLeft(t *testing.T) {
+	dir := t.TempDir()
+	record(t, dir, &answers{})
+	for _, name := range []string{".recording-1", ".recording-2"} {
+		if err := os.WriteFile(filepath.Join(dir, "1", name), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "1", ".recording-1"), past, past); err != nil {
+		t.Fatal(err)
+	}
+	record(t, dir, &answers{})
+	if got := slices.Collect(maps.Keys(tree(t, dir))); !slices.Equal(got, []string{".recording-2"}) {
+		t.Errorf("left: %q", got)
+	}
+}
+
+// TestGitLeavesRecordingsAlone asks git about files of a recording in a repository that converts text and puts zips elsewhere.
+func TestGitLeavesRecordingsAlone(t *testing.T) {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Skip("there is no git in PATH")
+	}
+	repo := t.TempDir()
+	record(t, filepath.Join(repo, "testdata"), &answers{})
+	if err := os.WriteFile(filepath.Join(repo, ".gitattributes"), []byte("* text=auto\n*.zip filter=lfs\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		cmd := exec.CommandContext(t.Context(), git, args...)
+		cmd.Dir = repo
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	run("init", "--quiet")
+	out := run("check-attr", "text", "filter", "--", "testdata/1/a.test/@v/v1.0.0.mod", "testdata/1/a.test/@v/v1.0.0.zip")
+	if strings.Count(out, ": unset\n") != 4 {
+		t.Errorf("git says\n%s", out)
+	}
+	run("add", ".")
+	if out := run("ls-files"); !strings.Contains(out, "testdata/1/") { // though nothing was asked
+		t.Errorf("git keeps\n%s", out)
+	}
+}
+
 func TestRecordingThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
-	m := record(t, dir, &answers{map[string]string{"a.test/@v/list": "v1.0.0\n", "a.test/@v/v1.0.0.zip": "zip"}})[0]
+	head := string(tlog.FormatTree(tlog.Tree{N: 1}))
+	m := record(t, dir, &answers{map[string]string{"a.test/@v/list": "v1.0.0\n", "a.test/@v/v1.0.0.zip": "zip", "sumdb/a.test/latest": head}})
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"a.test/@v/list", "a.test/@v/v1.0.0.zip", "a.test/none/@v/list"} {
+	for _, path := range []string{"a.test/@v/list", "a.test/@v/v1.0.0.zip", "a.test/none/@v/list", "sumdb/a.test/latest"} {
 		if _, err := ask(m, path); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: %v, want an error of the disk that is no absence", path, err)
 		}
 	}
-	if err := os.Mkdir(dir, 0o777); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "1"), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ask(m, "a.test/@v/list"); err != nil {
@@ -567,18 +839,21 @@ func TestRecordingKeepsToOneHead(t *testing.T) {
 	dir := t.TempDir()
 	m := record(t, dir, httpMirror(t, s.URL))
 	latest := "sumdb/" + databaseName(s) + "/latest"
-	head, err := ask(m[0], latest)
+	head, err := ask(m, latest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.AddRecords(600)
-	s.Fault("/sumdb/*.p/*", modfetchtest.Status(http.StatusNotFound))
+	s.Fault("/sumdb/*/tile/8/0/000.p/*", modfetchtest.Status(http.StatusNotFound))
 	fetch(t, s, m, recordedModules...)
-	if again, err := ask(m[0], latest); err != nil || again != head {
+	if now, err := ask(m, latest); err != nil || now == head {
+		t.Errorf("while it is recorded the head is %s, %v", now, err)
+	}
+	if again, err := ask(replay(t, dir), latest); err != nil || again != head {
 		t.Errorf("the head is now %s, %v, not %s", again, err, head)
 	}
 	s.Close()
-	fetch(t, s, []modfetch.Mirror{replay(t, dir)}, recordedModules...)
+	fetch(t, s, replay(t, dir), recordedModules...)
 }
 
 // TestTilesAreRecordedOnceTheyAreProven asks for a tile that no lookup has led to.
@@ -587,7 +862,7 @@ func TestTilesAreRecordedOnceTheyAreProven(t *testing.T) {
 	s.AddRecords(300)
 	dir := t.TempDir()
 	path := "sumdb/" + databaseName(s) + "/tile/8/0/000"
-	if got, err := ask(record(t, dir, httpMirror(t, s.URL))[0], path); err != nil || len(got) != 8192 {
+	if got, err := ask(record(t, dir, httpMirror(t, s.URL)), path); err != nil || len(got) != 8192 {
 		t.Errorf("%d bytes, error %v", len(got), err)
 	}
 	if got := tree(t, dir); len(got) > 0 {
@@ -607,7 +882,7 @@ func TestRecordRefusesFalseProofs(t *testing.T) {
 			s.Fault("/sumdb/*/tile/*", fault)
 			dir := t.TempDir()
 			path := "sumdb/" + databaseName(s) + "/lookup/example.com/m@v1.0.0"
-			m := record(t, dir, httpMirror(t, s.URL))[0]
+			m := record(t, dir, httpMirror(t, s.URL))
 			if _, err := ask(m, path); err == nil || errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("error %v", err)
 			}
@@ -625,7 +900,7 @@ func TestRecordRefusesFalseProofs(t *testing.T) {
 			})
 		}))
 		dir := t.TempDir()
-		m := record(t, dir, httpMirror(t, s.URL))[0]
+		m := record(t, dir, httpMirror(t, s.URL))
 		if got, err := ask(m, "sumdb/"+databaseName(s)+"/lookup/example.com/m@v1.0.0"); err == nil || !strings.Contains(err.Error(), "signed") {
 			t.Errorf("%q, error %v", got, err)
 		}
@@ -644,7 +919,7 @@ func TestWaitingToRecordEnds(t *testing.T) {
 		})
 	}).Times(1))
 	received := make(chan struct{}, 1)
-	m := record(t, t.TempDir(), telling{httpMirror(t, s.URL), received})[0]
+	m := record(t, t.TempDir(), telling{httpMirror(t, s.URL), received})
 	prefix := "sumdb/" + databaseName(s)
 	var first sync.WaitGroup
 	first.Go(func() {
@@ -697,44 +972,20 @@ func (b tellingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestGoCommandReadsAnUnpackedRecording puts the text where its names say, and gives the tree to the go command as files.
-func TestGoCommandReadsAnUnpackedRecording(t *testing.T) {
+// TestGoCommandReadsARecording gives it to the go command as files.
+func TestGoCommandReadsARecording(t *testing.T) {
 	s := modfetchtest.NewServer(t, testdata())
 	env := s.Env(t)
 	dir := t.TempDir()
 	want := fetch(t, s, record(t, dir, httpMirror(t, s.URL)), recordedModules...)
 	s.Close()
-	unpack(t, dir)
-	env = append(env, "GOPROXY=file:///"+strings.TrimPrefix(filepath.ToSlash(dir), "/"))
+	env = append(env, "GOPROXY=file:///"+strings.TrimPrefix(filepath.ToSlash(dir), "/")+"/1")
 	for _, m := range recordedModules {
 		d, err := goModDownload(t, env, m.String())
 		if err != nil || !strings.Contains(want[m], d.Sum+d.GoModSum) {
 			t.Errorf("%s: %v %s, sums %s and %s, want %s", m, err, d.Error, d.Sum, d.GoModSum, want[m])
 		}
 	}
-}
-
-// unpack writes the files of a txtar archive beside it.
-func unpack(t testing.TB, dir string) {
-	t.Helper()
-	var name, content string
-	write := func() {
-		file := filepath.Join(dir, filepath.FromSlash(name))
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o777), os.WriteFile(file, []byte(content), 0o666)); err != nil && name != "" {
-			t.Fatal(err)
-		}
-	}
-	for line := range strings.Lines(tree(t, dir)["recording.txtar"]) {
-		if next, ok := strings.CutPrefix(line, "-- "); ok {
-			if name != "" {
-				write()
-			}
-			name, content = strings.TrimSuffix(next, " --\n"), ""
-			continue
-		}
-		content += line
-	}
-	write()
 }
 
 // TestGoCommandBehindAReplay serves a recording to the go command by a Handler.

@@ -238,6 +238,8 @@ func TestNames(t *testing.T) {
 		{"comment resolves underscores", "example.com_a_b_c_v1.0.0.txt", "example.com/a_b/c v1.0.0\n", "/example.com/a_b/c/@v/v1.0.0.mod"},
 		{"comment with escaped name", "example.com_!a_b_v1.0.0.txt", "example.com/A_b v1.0.0\n", "/example.com/!a_b/@v/v1.0.0.mod"},
 		{"comment with carriage return", "x.txt", "module example.com/m@v1.0.0\r\n", "/example.com/m/@v/v1.0.0.mod"},
+		{"go.mod of another module and .mod", "example.com_m_v1.0.0.txt", "-- go.mod --\nmodule example.com/n\n-- .mod --\nmodule example.com/n\n",
+			"/example.com/m/@v/v1.0.0.mod"},
 		{"directory", "example.com/m@v1.0.0/m.go", "", "/example.com/m/@v/v1.0.0.mod"},
 		{"escaped directory", "example.com/!upper@v1.0.0-!r!c/m.go", "", "/example.com/!upper/@v/v1.0.0-!r!c.mod"},
 		{"major version directory", "example.com/m/v2@v2.0.0/m.go", "", "/example.com/m/v2/@v/v2.0.0.mod"},
@@ -266,6 +268,10 @@ func TestStartRefuses(t *testing.T) {
 			"example.com/m@v1.0.0 is both in example.com_m_v1.0.0.txt and in m.txt"},
 		{"directory without version", fstest.MapFS{"example.com/m@/m.go": file("")}, "example.com/m@: a directory with an @"},
 		{"bad file name", fstest.MapFS{"m.txt": file("example.com/m@v1.0.0\n-- a?b --\n")}, "example.com/m@v1.0.0: create zip: a?b"},
+		{"go.mod of another module", fstest.MapFS{"example.com_m_v1.0.0.txt": file("-- go.mod --\nmodule example.com/n\n")},
+			"example.com_m_v1.0.0.txt is example.com/m@v1.0.0, but its go.mod says module example.com/n"},
+		{"go.mod of another module in a directory", fstest.MapFS{"example.com/m@v1.0.0/go.mod": file("module example.com/n\n")},
+			"example.com/m@v1.0.0 is example.com/m@v1.0.0, but its go.mod says module example.com/n"},
 		{"major version without suffix", fstest.MapFS{"example.com_m_v2.0.0.txt": file("")}, "should be v0 or v1, not v2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 
 // GOSUMDB returns the key of the checksum database, as the setting GOSUMDB has it. The name in it belongs to this key, so
 // the state that clients keep of two servers never mixes, and cannot be resolved: clients find the database through a
-// mirror's /sumdb/ path, or not at all.
+// mirror's /sumdb/ path, or not at all. Where mirrors fail they do ask for that name, unless they are offline.
 func (s *Server) GOSUMDB() string { return s.db.key }
 
 // GOSUMDBDirect is [Server.GOSUMDB] with the address of the database, which clients then use without asking the mirrors.
@@ -49,8 +49,8 @@ func (s *Server) Lag() *Server { return s.spawn(s.mirror, s.db, s.shown.clone())
 
 // Fork starts a server of the same modules whose checksum database has the same key, but tells another story from here on:
 // each of the two gets a record of its own, so what is signed by the one from now on contradicts what is signed by the
-// other. A client that has seen neither since may follow either. Closing s closes the fork too. Fork panics if there is no
-// port to listen on.
+// other. A client that has seen neither since may follow either: a test calls Fork, has the client fetch from s, and only
+// then shows it the fork. Closing s closes the fork too. Fork panics if there is no port to listen on.
 func (s *Server) Fork() *Server {
 	f := s.db.fork()
 	return s.spawn(s.mirror.clone(), f, f)
