@@ -25,7 +25,7 @@ import (
 //		modfetchtest.TestCache(t, func(t *testing.T) modfetch.Cache { return mycache.New(t.TempDir()) })
 //	}
 //
-// It stores a few files of 12 MiB, and finds most with the race detector on. Beyond what Cache says it expects what a Fetcher
+// It stores a few files of 9 MiB, and finds most with the race detector on. Beyond what Cache says it expects what a Fetcher
 // is served well by: names that are not slash-separated paths of elements (see [fs.ValidPath]) are refused; a failure other
 // than absence is not fs.ErrNotExist; a cancelled Put stores nothing; a reader that is open while its file is replaced goes
 // on with the old content or fails; nothing that was opened and closed leaves a goroutine behind; and Open and Put, which get
@@ -93,7 +93,7 @@ func (c *promptCache) Put(ctx context.Context, name string, content io.ReadSeeke
 
 const (
 	cacheName  = "example.com/!m/@v/v1.0.0.zip"
-	largeCache = 12<<20 + 345 // more than a buffer, more than one part of an upload
+	largeCache = 9<<20 + 345 // more than a buffer, more than one part of an upload
 )
 
 // A cacheContent is bytes made up as they are read. Two of different seeds differ in every byte, so that one cannot hold a

@@ -26,8 +26,8 @@
 // Two names are special in both forms, and to [Module.File]: what .info and .mod contain is served as the .info and .mod
 // files of the protocol, and is not in the zip. Without .mod, the module's go.mod is served. Without either there is one
 // that only states the path; it is in the zip as well, unless the version is +incompatible. A go.mod that states another
-// path is an error, unless there is a .mod too. Without .info there is
-// one with the version and a fixed time, for a pseudo-version the time that it states.
+// path is an error, unless there is a .mod too. Without .info there is one with the version and a fixed time, for a
+// pseudo-version the time that it states.
 //
 // # What the mirror answers
 //
