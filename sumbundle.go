@@ -213,19 +213,3 @@ func (p tilePlan) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 }
 
 func (p tilePlan) SaveTiles([]tlog.Tile, [][]byte) {}
-
-// SumDBKey returns the verifier key of the checksum database that a GOSUMDB setting names: that of sum.golang.org for "", and
-// an error for off.
-func SumDBKey(gosumdb string) (string, error) {
-	switch gosumdb {
-	case "":
-		gosumdb = publicSumDB
-	case "off":
-		return "", errors.New("GOSUMDB is off, so there is no checksum database to verify with")
-	}
-	db, err := newSumDB(gosumdb, newHTTPClient())
-	if err != nil {
-		return "", err
-	}
-	return db.key, nil
-}

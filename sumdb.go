@@ -102,6 +102,22 @@ func newSumDB(setting string, client *http.Client) (*sumDB, error) {
 	return db, nil
 }
 
+// SumDBKey returns the verifier key of the checksum database that a GOSUMDB setting names: that of sum.golang.org for "", and
+// an error for off.
+func SumDBKey(gosumdb string) (string, error) {
+	switch gosumdb {
+	case "":
+		gosumdb = publicSumDB
+	case "off":
+		return "", errors.New("GOSUMDB is off, so there is no checksum database to verify with")
+	}
+	db, err := newSumDB(gosumdb, newHTTPClient())
+	if err != nil {
+		return "", err
+	}
+	return db.key, nil
+}
+
 func (db *sumDB) prefix() string { return "sumdb/" + db.name + "/" }
 
 func (db *sumDB) String() string { return db.name }
