@@ -123,7 +123,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx = context.WithValue(ctx, anonymousKey{}, true)
 	}
 	q.disabled, _ = strconv.ParseBool(r.Header.Get("Disable-Module-Fetch"))
-	if h.CacheOnly || q.disabled {
+	if q.offline = h.CacheOnly || q.disabled; q.offline {
 		q.f = h.offline
 	}
 	if err := q.serve(ctx); err != nil {
@@ -144,6 +144,7 @@ type request struct {
 	r        *http.Request
 	counted  *counter // w, if somebody wants to know
 	disabled bool     // the client wants nothing to be fetched
+	offline  bool     // f is the one that may not ask
 	info     ServedInfo
 }
 
@@ -372,7 +373,7 @@ func (q *request) serveAnswer(ctx context.Context, asks question) error {
 	if err := q.allow(ctx, q.info.Module.Path); err != nil {
 		return err
 	}
-	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
+	a, err := q.h.answers.get(ctx, asks, q.offline)
 	var missing *OfflineError
 	if asks.check == nil && errors.As(err, &missing) { // what is not kept among the answers may be in the Fetcher's cache
 		var data []byte

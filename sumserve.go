@@ -78,7 +78,7 @@ const (
 // serveHead serves a signed head, never an older one than before: without end, because nobody else could have made it.
 func (q *request) serveHead(ctx context.Context) error {
 	asks := q.head()
-	a, err := q.h.answers.get(ctx, asks, q.f == q.h.offline)
+	a, err := q.h.answers.get(ctx, asks, q.offline)
 	if err != nil && KindOf(err) != Security {
 		if kept, _ := q.f.db.keptHead(ctx); kept.note != nil {
 			a, err = &answer{body: kept.note, tag: tagOf(kept.note), stale: staleError, err: err}, nil
@@ -139,7 +139,7 @@ func (q *request) proven(ctx context.Context, name string, get func(context.Cont
 		return a, nil
 	}
 	key := name
-	if q.f == q.h.offline {
+	if q.offline {
 		key += " offline" // whose failure is nobody else's
 	}
 	return q.h.answers.flights.Do(ctx, key, func(ctx context.Context) (*answer, error) {
@@ -264,7 +264,7 @@ func (q *request) headOver(ctx context.Context, n int64) (sumHead, error) {
 			}
 		}
 		switch {
-		case q.f == q.h.offline:
+		case q.offline:
 			return sumHead{}, &OfflineError{asks.name}
 		case asked:
 			return sumHead{}, failf(ErrTransient, "no head of the checksum database %s is known of a tree with the %d records that the tile needs", db.name, n)
