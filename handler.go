@@ -165,11 +165,12 @@ func (q *request) serve(ctx context.Context) error {
 	}
 	t, ok := q.h.targets.get(name)
 	if !ok {
-		if t, ok = parseTarget(name); !ok {
+		if t, ok = parseTarget(strings.Clone(name)); !ok { // else the whole line of the request would stay in memory with it
 			return errUnknown
 		}
-		q.h.targets.put(name, t, int64(3*len(name)+targetSize), knownTargets)
+		q.h.targets.put(t.name, t, int64(3*len(name)+targetSize), knownTargets)
 	}
+	name = t.name
 	q.info.File, q.info.Module = t.file, t.module
 	switch {
 	case t.file == "list":
@@ -188,6 +189,7 @@ func (q *request) serve(ctx context.Context) error {
 
 // A target is what a path of the GOPROXY protocol names.
 type target struct {
+	name   string // the path itself
 	file   string // "list", "latest", "info", "mod" or "zip"
 	module module.Version
 	exact  bool // the version is one, and no query, as only that of an .info file may be
@@ -199,7 +201,7 @@ func parseTarget(name string) (t target, ok bool) {
 	if err != nil || !ok {
 		return target{}, false
 	}
-	t.module.Path = path
+	t.name, t.module.Path = name, path
 	if file == "latest" || file == "v/list" {
 		t.file = strings.TrimPrefix(file, "v/")
 		return t, true

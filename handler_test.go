@@ -1365,6 +1365,40 @@ func TestGoCommandBehindAHandler(t *testing.T) {
 	}
 }
 
+// TestHandlerKeepsNoRequestLines: what is remembered by a path keeps nothing of the query behind it.
+func TestHandlerKeepsNoRequestLines(t *testing.T) {
+	const asked, query, most = 60, 900 << 10, 16 << 20
+	s := newWorld(t)
+	f, _ := newFetcher(t, s.Options()...)
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for name, c := range map[string]struct {
+		h      *modfetch.Handler
+		path   string
+		status int
+	}{
+		"denied": {&modfetch.Handler{Fetcher: f, Deny: "*"}, "/example.com/a%d/@v/list", 403},
+		"absent": {&modfetch.Handler{Fetcher: f}, "/example.com/m/@v/v1.9.%d.mod", 404},
+	} {
+		before := heap()
+		for i := range asked {
+			w := httptest.NewRecorder()
+			c.h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf(c.path, i)+"?"+strings.Repeat("q", query), nil))
+			if w.Code != c.status {
+				t.Fatalf("%s: %d %q", name, w.Code, w.Body)
+			}
+		}
+		if grown := heap() - before; grown > most {
+			t.Errorf("%s: %d requests of %d KiB are kept in %d MiB", name, asked, query>>10, grown>>20)
+		}
+		c.h.Close()
+	}
+}
+
 // TestHandlerMemory measures a Handler, as a process of its own, of which clients ask for what a mirror makes 400 MiB long.
 func TestHandlerMemory(t *testing.T) {
 	t.Parallel()

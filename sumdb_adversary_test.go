@@ -810,6 +810,14 @@ func testKeptHead(t *testing.T, below string, store func(dir string) modfetch.Op
 		t.Errorf("the go command's head was changed to %q", now)
 	}
 
+	// What a crash has left of the file is no head.
+	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(own)), make([]byte, len(kept)), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := lookUp(dir, one, moduleV2); err != nil {
+		t.Errorf("with a file of zeros: %v", err)
+	}
+
 	// What lies there under another key is not overwritten.
 	stranger := newWorld(t)
 	_, foreign, _ := bytes.Cut(lookupReply(t, stranger, moduleM), []byte("\n\n"))
@@ -822,6 +830,57 @@ func testKeptHead(t *testing.T, below string, store func(dir string) modfetch.Op
 	}
 	if now := read(dir, own); now != string(foreign) {
 		t.Errorf("it was changed to %q", now)
+	}
+}
+
+// TestKeptHeadDoesNotGoBack: of two processes that share a store, one moves forward behind a mirror that lags, after the other
+// has seen more.
+func TestKeptHeadDoesNotGoBack(t *testing.T) {
+	for name, store := range map[string]func(dir string) modfetch.Option{
+		"Cache":        func(dir string) modfetch.Option { return modfetch.WithCache(modfetch.DirCache(dir)) },
+		"module cache": modfetch.WithModCache,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := modfetchtest.NewServer(t, nil)
+			add := func(name string) module.Version {
+				m := module.Version{Path: "example.com/" + name, Version: "v1.0.0"}
+				s.Add(modfetchtest.NewModule(m.Path, m.Version).File("m.go", "package m\n"))
+				return m
+			}
+			first := add("first")
+			old := s.Lag()
+			second := add("second")
+			s.AddRecords(500)
+			lag := s.Lag()
+			s.AddRecords(3000)
+			third := add("third")
+			dir := tempDir(t)
+			lookUp := func(f *modfetch.Fetcher, m module.Version) (head string) {
+				t.Helper()
+				if _, err := f.GoMod(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				for _, file := range filesBelow(t, dir) {
+					if strings.HasSuffix(filepath.ToSlash(file), "modfetch/sumdb/"+databaseOf(s)+"/latest") {
+						data, err := os.ReadFile(file)
+						if err != nil {
+							t.Fatal(err)
+						}
+						head = string(data)
+					}
+				}
+				return head
+			}
+			process := func(list string) *modfetch.Fetcher {
+				return newBareFetcher(t, modfetch.WithGOPROXY(list), modfetch.WithSumDB(s.GOSUMDB()), store(dir), (&homeHost{}).option())
+			}
+			slow := process(old.URL + "," + lag.URL)
+			before := lookUp(slow, first)
+			newest := lookUp(process(s.URL), third)
+			if after := lookUp(slow, second); before == newest || after != newest {
+				t.Errorf("the kept head was %q, then %q, and is %q", before, newest, after)
+			}
+		})
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/modfetch/modfetch/internal/filelock"
 	"golang.org/x/mod/sumdb"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // A sumStore keeps a checksum database's proven tiles and records, and the newest tree head seen.
@@ -131,7 +132,7 @@ func (s *sumStore) readOwn(ctx context.Context) ([]byte, error) {
 	}
 	defer r.Close()
 	head, err := io.ReadAll(io.LimitReader(r, maxHead))
-	if err != nil || len(head) == 0 {
+	if head = bytes.Trim(head, "\x00"); err != nil || len(head) == 0 { // as a crash may leave a file
 		return nil, nil
 	}
 	return head, s.checkHead(head, s.place(s.ownName()))
@@ -198,8 +199,8 @@ func (s *sumStore) swapHead(ctx context.Context, old, new []byte) error {
 	return nil
 }
 
-// writeOwn keeps the head in the Cache. What somebody else has put there in the meantime is to be placed. Another lookup may
-// have moved the head meanwhile: whoever puts last must put the newest.
+// writeOwn keeps the head in the Cache, unless a larger one is there. What somebody else has put there in the meantime is to be
+// placed. Another lookup may have moved the head meanwhile: whoever puts last must put the newest.
 func (s *sumStore) writeOwn(ctx context.Context) {
 	for {
 		there, _ := s.readOwn(ctx)
@@ -207,6 +208,11 @@ func (s *sumStore) writeOwn(ctx context.Context) {
 		head := s.head
 		if there != nil && !bytes.Equal(there, s.stored) {
 			s.other = there
+		}
+		if s.size(there) > s.size(head) { // another process has seen more
+			s.stored = there
+			s.mu.Unlock()
+			return
 		}
 		s.stored = head
 		s.mu.Unlock()
@@ -218,6 +224,16 @@ func (s *sumStore) writeOwn(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// size returns how many records there are under a head that is kept.
+func (s *sumStore) size(head []byte) int64 {
+	n, err := note.Open(head, note.VerifierList(s.verifier))
+	if err != nil {
+		return 0
+	}
+	tree, _ := tlog.ParseTree([]byte(n.Text))
+	return tree.N
 }
 
 // swapLatest replaces the go command's head.

@@ -33,7 +33,7 @@ func enter(ctx context.Context, name string) (p *place, err error) {
 	if target, err := filepath.EvalSymlinks(name); err == nil && !isZip {
 		name = target
 	} else if _, e := os.Lstat(name); err != nil && e == nil {
-		return nil, fmt.Errorf("%s is a link that leads nowhere: %w", name, err)
+		return nil, fmt.Errorf("%s is a link that leads nowhere; if a run was killed, name the directory it should lead to: %w", name, err)
 	}
 	temp := name + ".modfetch-tmp"
 	p = &place{name: name, temp: temp, next: filepath.Join(temp, "next"), previous: filepath.Join(temp, "previous")}
@@ -81,11 +81,14 @@ func (p *place) prepare(isZip bool) error {
 		return err
 	}
 	if _, err := os.Lstat(p.name); errors.Is(err, fs.ErrNotExist) {
-		if err := os.Rename(p.previous, p.name); err != nil && !errors.Is(err, fs.ErrNotExist) { // by a run that was killed in publish
-			return err
+		// By a run that was killed in publish; anything but a directory is not from one.
+		if info, err := os.Lstat(p.previous); err == nil && info.IsDir() && !isZip {
+			if err := os.Rename(p.previous, p.name); err != nil {
+				return err
+			}
 		}
 	} else if err := os.RemoveAll(p.previous); err != nil {
-		return err
+		return fmt.Errorf("the bundle that was replaced cannot be removed; remove %s: %w", p.previous, err)
 	}
 	var err error
 	if p.old, err = os.Stat(p.name); errors.Is(err, fs.ErrNotExist) {

@@ -258,6 +258,22 @@ func TestTheModeIsKept(t *testing.T) {
 }
 
 // TestAnOldBundleThatCannotBeRemoved is no failure to write the new one.
+func TestAHostilePreviousBundle(t *testing.T) {
+	w := newWorld(t)
+	top := t.TempDir()
+	write(t, filepath.Join(top, "home/mine"), "mine")
+	dir := filepath.Join(top, "b")
+	mkdir(t, dir+".modfetch-tmp")
+	symlink(t, filepath.Join(top, "home"), dir+".modfetch-tmp/previous")
+	if err := w.write(mainMod, dir, bundle.Options{}); err != nil {
+		t.Error(err)
+	}
+	w.verify(dir)
+	if left := names(t, filepath.Join(top, "home")); !slices.Equal(left, []string{"mine"}) {
+		t.Errorf("where a link led there is %q", left)
+	}
+}
+
 func TestAnOldBundleThatCannotBeRemoved(t *testing.T) {
 	if os.Getuid() <= 0 {
 		t.Skip("here everything can be removed")
@@ -281,6 +297,9 @@ func TestAnOldBundleThatCannotBeRemoved(t *testing.T) {
 	}
 	w.verify(dir)
 	read(t, dir, "example.com/d/@v/list")
+	if err := w.write(mainMod, dir, bundle.Options{}); err == nil || !strings.Contains(err.Error(), "remove "+dir+".modfetch-tmp") {
+		t.Errorf("the next time: error %v, want one that says what to remove", err)
+	}
 }
 
 // TestNothingOfSomebodyElsesIsLost has files that a manifest lists, and that are no part of a bundle.

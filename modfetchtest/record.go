@@ -58,7 +58,7 @@ func Record(dir string, mirrors ...modfetch.Mirror) ([]modfetch.Mirror, error) {
 // nth returns the recording of one of several mirrors, the first of which has number 0.
 func nth(dir string, i int) recording { return recording(filepath.Join(dir, strconv.Itoa(i+1))) }
 
-// Replay returns mirrors that give what those of [Record] have kept in dir, in the same order, and open no socket. What is
+// Replay returns mirrors that give what those of [Record] have ever kept in dir, in the same order, and open no socket. What is
 // not there is refused with an error that says so. It is never [fs.ErrNotExist], which is only what was recorded as absent.
 //
 // A Fetcher asks elsewhere for what no mirror gives it: the checksum database's own host, and for private paths the servers of
