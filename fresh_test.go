@@ -746,7 +746,7 @@ func TestForgedAnswers(t *testing.T) {
 	header := func(age time.Duration, more string) string {
 		return `{"Time":"` + time.Now().Add(-age).Format(time.RFC3339Nano) + `"` + more + "}\n"
 	}
-	huge := "v1.9.9\n" + strings.Repeat(" ", 18<<20) + "\n"
+	huge := "v1.9.9\n" + strings.Repeat(" ", 17<<20) + "\n"
 	for name, forged := range map[string]struct{ list, latest func() string }{
 		"empty":           {func() string { return "" }, nil},
 		"garbage":         {func() string { return "\x00\xff garbage \n v1.9.9" }, nil},
@@ -759,7 +759,7 @@ func TestForgedAnswers(t *testing.T) {
 		"does not fit":    {func() string { return header(time.Second, "") + "v1.9.9/../../x\n9\nv9\n" }, func() string { return header(time.Second, "") + `{"Version":"v2.9.9"}` }},
 		"not JSON":        {nil, func() string { return header(time.Second, "") + `v1.9.9` }},
 		"huge": {func() string { return header(time.Second, "") + huge }, func() string {
-			return header(time.Second, "") + `{"Version":"v1.9.9"` + strings.Repeat(" ", 18<<20) + "}"
+			return header(time.Second, "") + `{"Version":"v1.9.9"` + strings.Repeat(" ", 17<<20) + "}"
 		}},
 		"huge header": {func() string { return `{"Mirror":"` + huge }, nil},
 		"evil ETag, old": {func() string {
