@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -17,11 +18,11 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// sumTree writes m's go.mod file, and what proves it under the head that s shows, to a directory, and returns its URL.
-func sumTree(t testing.TB, s *modfetchtest.Server, m module.Version, older ...[]byte) string {
+// sumTree writes go.mod files, and what proves them under the head that s shows, to a directory, and returns its URL.
+func sumTree(t testing.TB, s *modfetchtest.Server, mods []module.Version, older ...[]byte) string {
 	t.Helper()
 	f := newGoClient(t, s, s.URL)
-	files, err := f.SumFiles(t.Context(), []module.Version{m}, nil, older...)
+	files, err := f.SumFiles(t.Context(), mods, nil, older...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,11 +30,13 @@ func sumTree(t testing.TB, s *modfetchtest.Server, m module.Version, older ...[]
 	for name, data := range files {
 		tree[name] = &fstest.MapFile{Data: data}
 	}
-	goMod, err := f.GoMod(t.Context(), m)
-	if err != nil {
-		t.Fatal(err)
+	for _, m := range mods {
+		goMod, err := f.GoMod(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree[proxyPath(t, m)+".mod"] = &fstest.MapFile{Data: goMod}
 	}
-	tree[proxyPath(t, m)+".mod"] = &fstest.MapFile{Data: goMod}
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, fs.FS(tree)); err != nil {
 		t.Fatal(err)
@@ -47,9 +50,9 @@ func TestTreesUnderOtherHeads(t *testing.T) {
 	s := newLog(t)
 	lag := s.Lag()
 	s.AddRecords(300)
-	older := sumTree(t, lag, moduleM)
-	plain := sumTree(t, s, moduleV2)
-	onto := sumTree(t, s, moduleV2, []byte(honestSum(t, lag, "latest")))
+	older := sumTree(t, lag, []module.Version{moduleM})
+	plain := sumTree(t, s, []module.Version{moduleV2, moduleOld, moduleUpper})
+	onto := sumTree(t, s, []module.Version{moduleV2}, []byte(honestSum(t, lag, "latest")))
 	goMod := func(c *goClient, list string, m module.Version) error {
 		env := c.env
 		env.GOPROXY = list
@@ -59,9 +62,18 @@ func TestTreesUnderOtherHeads(t *testing.T) {
 
 	c := newGoClient(t, s, older)
 	c.mustLookUp(t, moduleM)
-	if err := goMod(c, plain, moduleV2); !strings.Contains(fmt.Sprint(err), "modfetch bundle -onto") {
-		t.Errorf("newer without the proof: %v", err)
+	env := c.env
+	env.GOPROXY = plain
+	f := newBareFetcher(t, modfetch.WithGoEnv(env), (&homeHost{}).option())
+	var lookups sync.WaitGroup // which share the tiles that are missing
+	for _, m := range []module.Version{moduleV2, moduleOld, moduleUpper} {
+		lookups.Go(func() {
+			if _, err := f.GoMod(t.Context(), m); !strings.Contains(fmt.Sprint(err), "modfetch bundle -onto") {
+				t.Errorf("newer without the proof: %v", err)
+			}
+		})
 	}
+	lookups.Wait()
 	if err := goMod(c, onto, moduleV2); err != nil {
 		t.Errorf("newer with the proof: %v", err)
 	}

@@ -228,31 +228,33 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 	case ctx.Err() != nil:
 		return sumRecord{}, fmt.Errorf("looking up %s in %s: %w", m, db.name, context.Cause(ctx))
 	case unproven == nil:
-		db.hintLink(ctx, first.failed, heads)
-		return sumRecord{}, unavailable(fmt.Sprintf("cannot verify %s: the checksum database %s", m, db.name), first.failed)
+		return sumRecord{}, unavailable(fmt.Sprintf("cannot verify %s: the checksum database %s", m, db.name), db.hintLink(ctx, first.failed, heads))
 	}
 	return sumRecord{}, db.cannotProve(ctx, m, unproven, heads, used)
 }
 
-// hintLink explains a missing tile. Files do not have all of them, and the error names no cause.
-func (db *sumDB) hintLink(ctx context.Context, err error, heads []sumHead) {
+// hintLink explains a missing tile. Files do not have all of them, and the error names no cause. It may be the error of other
+// lookups too, and is left as it is.
+func (db *sumDB) hintLink(ctx context.Context, err error, heads []sumHead) error {
 	var failed *FetchError
 	kept, _ := db.keptHead(ctx)
 	if !errors.As(err, &failed) || !strings.HasPrefix(failed.Path, db.prefix()+"tile/") || kept.tree.N == 0 {
-		return
+		return err
 	}
 	for _, h := range heads {
 		if !isFiles(h.from.Mirror) || h.tree.N == kept.tree.N {
 			continue
 		}
-		failed.Hint = fmt.Sprintf("%s lacks the tiles that link its tree head, of %d records, to the one that is kept here, of %d: ", h.from, h.tree.N, kept.tree.N)
+		hinted := *failed
+		hinted.Hint = fmt.Sprintf("%s lacks the tiles that link its tree head, of %d records, to the one that is kept here, of %d: ", h.from, h.tree.N, kept.tree.N)
 		if h.tree.N < kept.tree.N {
-			failed.Hint += "take a bundle with a newer head, or name the one that brought the head kept here beside it"
+			hinted.Hint += "take a bundle with a newer head, or name the one that brought the head kept here beside it"
 		} else {
-			failed.Hint += "the bundle must be written onto the head that is kept (modfetch bundle -onto)"
+			hinted.Hint += "the bundle must be written onto the head that is kept (modfetch bundle -onto)"
 		}
-		return
+		return &hinted
 	}
+	return err
 }
 
 // unavailable wraps a failure to reach the database. It is never an absence, even if it was a 404: what cannot be verified
