@@ -43,19 +43,15 @@ func (f *Fetcher) SumFiles(ctx context.Context, mods []module.Version, head []by
 		}
 	}
 	var under sumHead
-	var olds []sumHead
-	for i, signed := range append([][]byte{head}, older...) { // before anybody is asked
-		if i == 0 && head == nil {
-			continue
+	if head != nil { // before anybody is asked
+		if under, err = db.openHead(head, nil); err != nil {
+			return nil, failf(ErrSecurity, "the tree head to prove everything under is not signed by %s: %v", db.name, err)
 		}
-		h, err := db.openHead(signed, nil)
-		switch {
-		case err != nil:
-			return nil, failf(ErrSecurity, "a tree head that was given is not signed by %s: %v", db.name, err)
-		case i == 0:
-			under = h
-		default:
-			olds = append(olds, h)
+	}
+	olds := make([]sumHead, len(older))
+	for i, signed := range older {
+		if olds[i], err = db.openHead(signed, nil); err != nil {
+			return nil, failf(ErrSecurity, "older tree head %d is not signed by %s: %v", i+1, db.name, err)
 		}
 	}
 
@@ -151,7 +147,7 @@ func (db *sumDB) filesUnder(ctx context.Context, head sumHead, older []sumHead, 
 	}
 	for _, h := range older {
 		if h.tree.N > head.tree.N {
-			return nil, failf(ErrForbidden, "a tree head of %d records is not older than one of %d", h.tree.N, head.tree.N)
+			return nil, failf(ErrForbidden, "the tree head of %d records is older than one of %d that it has to prove: take a newer one, or none for the newest", head.tree.N, h.tree.N)
 		}
 		if h.tree.N == 0 {
 			continue

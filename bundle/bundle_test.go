@@ -516,7 +516,7 @@ func TestWhatIsNotProvenIsNotWritten(t *testing.T) {
 		{"forked head", mainMod, bundle.Options{Head: forked}, nil, modfetch.ErrSecurity, "two histories"},
 		{"forked older head", mainMod, bundle.Options{Onto: [][]byte{forked}}, nil, modfetch.ErrSecurity, "two histories"},
 		{"head before the record", lateMod, bundle.Options{Head: old}, nil, modfetch.ErrForbidden, "take a newer one"},
-		{"newer older head", mainMod, bundle.Options{Head: old, Onto: [][]byte{newest}}, nil, modfetch.ErrForbidden, "is not older"},
+		{"newer older head", mainMod, bundle.Options{Head: old, Onto: [][]byte{newest}}, nil, modfetch.ErrForbidden, "is older than one"},
 		{"no head", mainMod, bundle.Options{Onto: [][]byte{{}}}, nil, modfetch.ErrSecurity, "is not signed by"},
 		{"private module", mainMod, bundle.Options{}, []modfetch.Option{modfetch.WithRoute("example.com/c", w.URL)}, modfetch.ErrForbidden, "nothing proves it"},
 	} {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -252,9 +251,10 @@ func records(head []byte) (n int64) {
 // describe says what is bundled of a module, and where mirrors have it.
 func (b *bundling) describe(m bundle.Module) bundled {
 	out := bundled{Path: m.Path, Version: m.Version.Version, Sum: m.Sum, GoModSum: m.GoModSum}
+	tiers := b.fetcher.Route(m.Path).Tiers
 	for _, f := range m.Files {
 		file := bundledFile{Name: f.Name, Size: f.Size, SHA256: f.SHA256}
-		for _, tier := range b.fetcher.Route(m.Path).Tiers {
+		for _, tier := range tiers {
 			for _, name := range names(tier) {
 				if strings.Contains(name, "://") { // and not direct or off
 					file.URLs = append(file.URLs, strings.TrimSuffix(name, "/")+"/"+f.Name)
@@ -267,9 +267,6 @@ func (b *bundling) describe(m bundle.Module) bundled {
 }
 
 func (b *bundling) runVerify(ctx context.Context) error {
-	if _, err := os.Stat(b.file(b.verify)); err != nil {
-		return err
-	}
 	problems, err := bundle.Verify(ctx, b.file(b.verify), b.env.GOSUMDB)
 	if err != nil {
 		return err

@@ -235,24 +235,6 @@ func hostPort(addr *string) func(string) error {
 	}
 }
 
-func positive(d *time.Duration) func(string) error {
-	return func(text string) (err error) {
-		if *d, err = time.ParseDuration(text); err != nil || *d <= 0 {
-			return errors.New("want a time above 0, such as 1m")
-		}
-		return nil
-	}
-}
-
-func atLeastOne(n *int) func(string) error {
-	return func(text string) (err error) {
-		if *n, err = strconv.Atoi(text); err != nil || *n < 1 {
-			return errors.New("want a whole number, 1 or more")
-		}
-		return nil
-	}
-}
-
 // patterns refuses what would silently match nothing.
 func patterns(list *string) func(string) error {
 	return func(text string) error {

@@ -53,12 +53,7 @@ func (s *settings) parse(set *flag.FlagSet, args []string, names ...string) erro
 				return nil
 			})
 		case "jobs":
-			set.Func(name, "", func(text string) (err error) {
-				if s.jobs, err = strconv.Atoi(text); err != nil || s.jobs < 1 {
-					return errors.New("want a whole number, 1 or more")
-				}
-				return nil
-			})
+			set.Func(name, "", atLeastOne(&s.jobs))
 		case "progress":
 			set.Func(name, "", func(text string) error {
 				s.progress = text
@@ -150,3 +145,21 @@ func (s *settings) fetcher(p *project, options ...modfetch.Option) (*modfetch.Fe
 }
 
 var errNoModCache = errors.New("no module cache: set GOMODCACHE, GOPATH or HOME, or give -modcache dir")
+
+func positive(d *time.Duration) func(string) error {
+	return func(text string) (err error) {
+		if *d, err = time.ParseDuration(text); err != nil || *d <= 0 {
+			return errors.New("want a time above 0, such as 1m")
+		}
+		return nil
+	}
+}
+
+func atLeastOne(n *int) func(string) error {
+	return func(text string) (err error) {
+		if *n, err = strconv.Atoi(text); err != nil || *n < 1 {
+			return errors.New("want a whole number, 1 or more")
+		}
+		return nil
+	}
+}
