@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"path/filepath"
@@ -430,8 +429,10 @@ func (q *request) goMod(ctx context.Context, m module.Version, name string) (*an
 // serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
 // it. A version that does not exist is found out by its go.mod file, for which no lock file is made.
 func (q *request) serveZip(ctx context.Context, m module.Version, name string) error {
-	if _, err := q.goMod(ctx, m, strings.TrimSuffix(name, "zip")+"mod"); err != nil {
-		return err
+	if _, exists := q.f.hashed.get(m.String()); !exists {
+		if _, err := q.goMod(ctx, m, strings.TrimSuffix(name, "zip")+"mod"); err != nil {
+			return err
+		}
 	}
 	var z *Zip
 	_, err := q.unlessAbsent(ctx, m, name, func() (a *answer, err error) {
@@ -442,19 +443,11 @@ func (q *request) serveZip(ctx context.Context, m module.Version, name string) e
 		return err
 	}
 	defer z.Close()
-	info, err := z.file.Stat()
+	tag, err := q.h.tags.of(ctx, m, z)
 	if err != nil {
 		return diskError(m, err)
 	}
-	tag, err := q.h.tags.of(ctx, m, z, info)
-	if err != nil {
-		return diskError(m, err)
-	}
-	if z.shared {
-		q.send(io.NewSectionReader(z, 0, z.Size), "application/zip", tag, forEver, time.Time{})
-	} else {
-		q.send(z.file, "application/zip", tag, forEver, info.ModTime())
-	}
+	q.sendZip(z, tag)
 	return nil
 }
 

@@ -22,7 +22,8 @@ type Zip struct {
 	Sum  string // h1:
 
 	file   *os.File
-	shared bool // with others, so that its offset is nobody's
+	info   fs.FileInfo // of file
+	shared bool        // with others, so that its offset is nobody's
 	close  func() error
 }
 
@@ -44,7 +45,7 @@ func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
 		}
 		// What was verified may be gone or replaced by now, by another process: then it is verified again.
 		if z.temp != nil {
-			return &Zip{z.info.Size(), z.sum, z.temp.file, true, sync.OnceValue(z.temp.release)}, nil
+			return &Zip{z.info.Size(), z.sum, z.temp.file, z.info, true, sync.OnceValue(z.temp.release)}, nil
 		}
 		file, err := f.mod.open(proxyPath(m, "zip"))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +56,7 @@ func (f *Fetcher) Zip(ctx context.Context, m module.Version) (*Zip, error) {
 		}
 		info, err := file.Stat()
 		if err == nil && sameFile(info, z.info) {
-			return &Zip{z.info.Size(), z.sum, file, false, file.Close}, nil
+			return &Zip{z.info.Size(), z.sum, file, info, false, file.Close}, nil
 		}
 		file.Close()
 		if err != nil {

@@ -28,12 +28,12 @@ type zipName struct {
 	size, modified int64
 }
 
-func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip, info fs.FileInfo) (string, error) {
-	if last, ok := t.known.get(m.String()); ok && !z.shared && sameFile(last.info, info) {
+func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip) (string, error) {
+	if last, ok := t.known.get(m.String()); ok && !z.shared && sameFile(last.info, z.info) {
 		return last.tag, nil
 	}
 	// Whose file is read stays until the end, though its client may have left: others may wait for the hash.
-	name := zipName{z.file.Name(), info.Size(), info.ModTime().UnixNano()}
+	name := zipName{z.file.Name(), z.Size, z.info.ModTime().UnixNano()}
 	return t.flights.Do(context.WithoutCancel(ctx), name, func(context.Context) (string, error) {
 		hash := sha256.New()
 		if _, err := io.Copy(hash, io.NewSectionReader(z, 0, z.Size)); err != nil {
@@ -41,7 +41,7 @@ func (t *zipTags) of(ctx context.Context, m module.Version, z *Zip, info fs.File
 		}
 		tag := hex.EncodeToString(hash.Sum(nil))
 		if !z.shared {
-			t.known.put(m.String(), zipTag{info, tag}, 1, maxHashed)
+			t.known.put(m.String(), zipTag{z.info, tag}, 1, maxHashed)
 		}
 		return tag, nil
 	})
