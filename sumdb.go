@@ -1,6 +1,7 @@
 package modfetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -200,7 +201,7 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 			l = &lookup{db: db, ctx: ctx, module: m, only: base, bare: bare}
 			r, err := l.run()
 			if err == nil {
-				return r, db.place(ctx, heads)
+				return r, cmp.Or(db.place(ctx, heads), db.placeOther(ctx))
 			}
 			if ctx.Err() != nil || l.fork != "" {
 				break

@@ -884,35 +884,66 @@ func TestKeptHeadDoesNotGoBack(t *testing.T) {
 	}
 }
 
-// A sharedCache is read by two before either of them writes.
+// A sharedCache is that of one of two processes. When each of them has read the head as often as is wanted, and found none, they
+// put theirs: in turn, if somebody's turn is to be the first.
 type sharedCache struct {
-	modfetch.MemCache
-	readers atomic.Int32
-	both    chan bool
+	*modfetch.MemCache
+	reads atomic.Int32
+	want  int32
+	found *sync.WaitGroup
+	turn  <-chan struct{} // nil to put at once
+	put   func()
 }
 
 func (c *sharedCache) Open(ctx context.Context, name string) (io.ReadSeekCloser, error) {
-	if strings.HasSuffix(name, "/latest") {
-		if n := c.readers.Add(1); n == 2 {
-			close(c.both)
-		} else if n < 2 {
-			<-c.both
-			return nil, fs.ErrNotExist
-		}
+	if strings.HasSuffix(name, "/latest") && c.reads.Add(1) == c.want {
+		c.found.Done()
+		c.found.Wait()
+		return nil, fs.ErrNotExist
 	}
 	return c.MemCache.Open(ctx, name)
 }
 
+func (c *sharedCache) Put(ctx context.Context, name string, content io.ReadSeeker) error {
+	if strings.HasSuffix(name, "/latest") && c.turn != nil {
+		<-c.turn
+		defer c.put()
+	}
+	return c.MemCache.Put(ctx, name, content)
+}
+
 // TestProcessesThatShareACache: each keeps its head in the same Cache, and what the one puts there is held against the
-// other's.
+// other's. It is read when a process begins, and again before it is replaced.
 func TestProcessesThatShareACache(t *testing.T) {
+	for name, c := range map[string]struct {
+		reads int32
+		last  int // of the two who puts last; -1 if they do not wait for each other
+	}{"at once": {1, -1}, "the first overwrites the second": {2, 0}, "the second overwrites the first": {2, 1}} {
+		t.Run(name, func(t *testing.T) { shareACache(t, c.reads, c.last) })
+	}
+}
+
+func shareACache(t *testing.T, reads int32, last int) {
 	one := newLog(t)
 	two := one.Fork()
-	cache := &sharedCache{both: make(chan bool)}
-	fetcher := func(s *modfetchtest.Server) *modfetch.Fetcher {
-		return newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(cache), (&homeHost{}).option())
+	caches := [2]*sharedCache{{MemCache: new(modfetch.MemCache)}, {}}
+	var found sync.WaitGroup
+	found.Add(len(caches))
+	first, second := make(chan struct{}), make(chan struct{})
+	close(first)
+	for i, c := range caches {
+		c.MemCache, c.want, c.found = caches[0].MemCache, reads, &found
+		switch last {
+		case i:
+			c.turn, c.put = second, func() {}
+		case 1 - i:
+			c.turn, c.put = first, sync.OnceFunc(func() { close(second) })
+		}
 	}
-	f, g := fetcher(one), fetcher(two)
+	fetcher := func(s *modfetchtest.Server, c modfetch.Cache) *modfetch.Fetcher {
+		return newBareFetcher(t, modfetch.WithGOPROXY(s.URL), modfetch.WithSumDB(one.GOSUMDB()), modfetch.WithCache(c), (&homeHost{}).option())
+	}
+	f, g := fetcher(one, caches[0]), fetcher(two, caches[1])
 	errs := make(chan error, 2)
 	go func() { _, err := f.GoMod(t.Context(), moduleM); errs <- err }()
 	go func() { _, err := g.GoMod(t.Context(), moduleV2); errs <- err }()
