@@ -120,16 +120,17 @@ func (c *MemCache) Put(ctx context.Context, name string, content io.ReadSeeker) 
 	if _, err := content.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	var data []byte
+	var data bytes.Buffer
 	if c.MaxBytes <= 0 || size <= c.MaxBytes {
-		if data, err = io.ReadAll(content); err != nil {
+		data.Grow(int(size) + bytes.MinRead)
+		if _, err := data.ReadFrom(content); err != nil {
 			return err
 		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	c.files.put(name, data, size, c.MaxBytes)
+	c.files.put(name, data.Bytes(), size, c.MaxBytes)
 	return nil
 }
 
