@@ -122,7 +122,7 @@ func (c *MemCache) Put(ctx context.Context, name string, content io.ReadSeeker) 
 	}
 	var data bytes.Buffer
 	if c.MaxBytes <= 0 || size <= c.MaxBytes {
-		data.Grow(int(size) + bytes.MinRead)
+		data = *bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
 		if _, err := data.ReadFrom(content); err != nil {
 			return err
 		}
