@@ -90,7 +90,7 @@ func newWorld(t testing.TB) *modfetchtest.Server {
 		File("go.mod", "module example.com/m\n\ngo 1.26\n").
 		File("m.go", "package m\n").
 		File("internal/deep/deep.go", "package deep\n").
-		File("testdata/big.txt", strings.Repeat("some text that compresses\n", 20000)))
+		File("testdata/big.txt", strings.Repeat("some text that compresses\n", 2000)))
 	s.Add(modfetchtest.NewModule(moduleUpper.Path, moduleUpper.Version).File("c.go", "package c\n"))
 	s.Add(modfetchtest.NewModule(moduleV2.Path, moduleV2.Version).File("m.go", "package m\n"))
 	s.Add(modfetchtest.NewModule(moduleOld.Path, moduleOld.Version).File("old.go", "package old\n"))

@@ -131,8 +131,8 @@ func (db *database) clone() *database {
 		name:    db.name,
 		key:     db.key,
 		signer:  db.signer,
-		records: slices.Clone(db.records),
-		hashes:  slices.Clone(db.hashes),
+		records: slices.Clip(db.records),
+		hashes:  slices.Clip(db.hashes),
 		ids:     maps.Clone(db.ids),
 	}
 }
