@@ -48,7 +48,7 @@ var bombs = []bomb{
 		for i := range 100 {
 			at = append(at, z.local(rawEntry{name: fmt.Sprintf("%s/%02d", m, i), data: "x"}))
 		}
-		all := z.data.String()
+		all := string(z.data)
 		for i := range 100 {
 			name := fmt.Sprintf("%s/%02d", m, i)
 			z.list(rawEntry{name: name, data: all[at[i]+30+len(name):]}, at[i])
@@ -303,7 +303,7 @@ func deflated(data []byte) string {
 
 // A rawZip is a zip that no program for zips would write.
 type rawZip struct {
-	data, directory bytes.Buffer
+	data, directory []byte
 	entries         int
 }
 
@@ -318,13 +318,11 @@ type rawEntry struct {
 
 // local writes an entry's own header and its data, and returns where.
 func (z *rawZip) local(e rawEntry) (at int) {
-	at = z.data.Len()
+	at = len(z.data)
 	h := make([]byte, 30)
 	copy(h, "PK\x03\x04")
 	binary.LittleEndian.PutUint16(h[26:], uint16(len(e.name)))
-	z.data.Write(h)
-	z.data.WriteString(e.name)
-	z.data.WriteString(e.data)
+	z.data = append(append(append(z.data, h...), e.name...), e.data...)
 	return at
 }
 
@@ -343,18 +341,13 @@ func (z *rawZip) list(e rawEntry, at int) {
 	binary.LittleEndian.PutUint16(h[30:], uint16(len(e.extra)))
 	binary.LittleEndian.PutUint16(h[32:], uint16(len(e.comment)))
 	binary.LittleEndian.PutUint32(h[42:], uint32(at))
-	z.directory.Write(h)
-	z.directory.WriteString(e.name)
-	z.directory.WriteString(e.extra)
-	z.directory.WriteString(e.comment)
+	z.directory = append(append(append(append(z.directory, h...), e.name...), e.extra...), e.comment...)
 	z.entries++
 }
 
 func (z *rawZip) bytes() []byte {
-	at := z.data.Len()
-	z.data.Write(z.directory.Bytes())
-	z.data.Write(endRecords(z.data.Len(), z.entries, z.directory.Len(), at))
-	return z.data.Bytes()
+	all := append(z.data, z.directory...)
+	return append(all, endRecords(len(all), z.entries, len(z.directory), len(z.data))...)
 }
 
 // endRecords returns the end records of a zip64 archive that follow at a place, and what they state of the directory.
