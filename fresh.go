@@ -280,16 +280,10 @@ func load(ctx context.Context, c Cache, name string) *answer {
 		return nil
 	}
 	defer r.Close()
-	if size, err := r.Seek(0, io.SeekEnd); err != nil || size > maxAnswer {
-		return nil
-	}
-	if _, err := r.Seek(0, io.SeekStart); err != nil {
-		return nil
-	}
-	data, err := io.ReadAll(io.LimitReader(r, maxAnswer))
+	data, err := io.ReadAll(io.LimitReader(r, maxAnswer+1))
 	header, body, ok := bytes.Cut(data, []byte("\n"))
 	a := &answer{body: body}
-	if err != nil || !ok || json.Unmarshal(header, a) != nil || a.age() < 0 || strings.ContainsFunc(a.ETag, unicode.IsControl) {
+	if err != nil || !ok || len(data) > maxAnswer || json.Unmarshal(header, a) != nil || a.age() < 0 || strings.ContainsFunc(a.ETag, unicode.IsControl) {
 		return nil
 	}
 	return a
