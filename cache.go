@@ -122,7 +122,7 @@ func (c *MemCache) Put(ctx context.Context, name string, content io.ReadSeeker) 
 	}
 	var data bytes.Buffer
 	if c.MaxBytes <= 0 || size <= c.MaxBytes {
-		data = *bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+		data = *bytes.NewBuffer(make([]byte, 0, min(max(size, 0), maxStated)+bytes.MinRead))
 		if _, err := data.ReadFrom(content); err != nil {
 			return err
 		}
@@ -133,6 +133,8 @@ func (c *MemCache) Put(ctx context.Context, name string, content io.ReadSeeker) 
 	c.files.put(name, data.Bytes(), size, c.MaxBytes)
 	return nil
 }
+
+const maxStated = 1 << 20 // bytes for which there is space before they are there: a store may state any size
 
 type memReader struct{ *bytes.Reader }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -474,6 +475,29 @@ func (r *measuredReader) Read(p []byte) (int, error) {
 }
 
 // TestMemCacheDoesNotReadWhatItWillNotKeep shows that a small cache takes no memory for a large zip.
+// A sizedReader states a size of its own, as a store can.
+type sizedReader struct {
+	io.ReadSeeker
+	size int64
+}
+
+func (r sizedReader) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekEnd {
+		return r.size, nil
+	}
+	return r.ReadSeeker.Seek(offset, whence)
+}
+
+func TestMemCacheBelievesNoSize(t *testing.T) {
+	for _, size := range []int64{math.MinInt64, -1000, 0, 1, 1 << 46, math.MaxInt64} {
+		var c modfetch.MemCache
+		if err := c.Put(t.Context(), cachedName, sizedReader{strings.NewReader("content"), size}); err != nil {
+			t.Errorf("%d: %v", size, err)
+		}
+		expect(t, &c, cachedName, "content")
+	}
+}
+
 func TestMemCacheDoesNotReadWhatItWillNotKeep(t *testing.T) {
 	c := &modfetch.MemCache{MaxBytes: 1 << 10}
 	r := &measuredReader{size: 1 << 22}

@@ -427,9 +427,11 @@ func (q *request) goMod(ctx context.Context, m module.Version, name string) (*an
 }
 
 // serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
-// it. A version that does not exist is found out by its go.mod file, for which no lock file is made.
+// it. A version that does not exist is found out by its go.mod file, for which no lock file is made, and so is one that has a
+// line in go.sum for another go.mod file. The checksum database vouches for both files at once.
 func (q *request) serveZip(ctx context.Context, m module.Version, name string) error {
-	if _, exists := q.f.hashed.get(m.String()); !exists {
+	_, exists := q.f.hashed.get(m.String())
+	if _, listed, err := q.f.localVoucher(ctx, goModKey(m)); !exists || listed || err != nil {
 		if _, err := q.goMod(ctx, m, strings.TrimSuffix(name, "zip")+"mod"); err != nil {
 			return err
 		}

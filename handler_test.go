@@ -391,6 +391,57 @@ func TestHandlerServesPartsAndComparesValidators(t *testing.T) {
 	}
 }
 
+// TestWarmZipIsHeldAgainstGoSum: a line for another go.mod file refuses the zip too, though the zip has been verified before.
+func TestWarmZipIsHeldAgainstGoSum(t *testing.T) {
+	s := newWorld(t)
+	f, _ := newFetcher(t, s.Options()...)
+	z, err := f.Zip(t.Context(), moduleM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	other := new(modfetch.GoSum)
+	other.Add(module.Version{Path: moduleM.Path, Version: moduleM.Version + "/go.mod"}, "h1:"+strings.Repeat("A", 43)+"=")
+	for name, c := range map[string]struct {
+		sums   *modfetch.GoSum
+		status int
+	}{"no line": {new(modfetch.GoSum), 200}, "a line for another go.mod file": {other, 502}} {
+		base := startHandler(t, &modfetch.Handler{Fetcher: f.WithGoSum(c.sums)})
+		if a := askHandler(t, "GET", base+pathM+".zip"); a.StatusCode != c.status {
+			t.Errorf("%s: %s, want %d", name, a.Status, c.status)
+		}
+	}
+}
+
+// TestHandlerBehindAnEncoder: whoever wraps the Handler to compress its answers sends other lengths.
+func TestHandlerBehindAnEncoder(t *testing.T) {
+	f, _ := newFetcher(t, newWorld(t).Options()...)
+	h := &modfetch.Handler{Fetcher: f}
+	for _, file := range []string{".zip", ".mod", ".info"} {
+		w := httptest.NewRecorder()
+		w.Header().Set("Content-Encoding", "br")
+		h.ServeHTTP(w, httptest.NewRequest("GET", pathM+file, nil))
+		if length := w.Header().Get("Content-Length"); w.Code != 200 || length != "" || w.Body.Len() == 0 {
+			t.Errorf("%s: %d, Content-Length %q, %d bytes", file, w.Code, length, w.Body.Len())
+		}
+	}
+}
+
+// TestZipWithoutATime: a file of the first second of 1970 has the time of a program that did not know it.
+func TestZipWithoutATime(t *testing.T) {
+	f, dir := newFetcher(t, newWorld(t).Options()...)
+	base := startHandler(t, &modfetch.Handler{Fetcher: f})
+	askHandler(t, "GET", base+pathM+".zip")
+	if err := os.Chtimes(filepath.Join(dir, "cache", "download", filepath.FromSlash(pathM)+".zip"), time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		if a := askHandler(t, method, base+pathM+".zip"); a.StatusCode != 200 || a.Header.Get("Last-Modified") != "" {
+			t.Errorf("%s: %s, Last-Modified %q", method, a.Status, a.Header.Get("Last-Modified"))
+		}
+	}
+}
+
 // twin returns another zip of the same names and contents, and so of the same h1.
 func twin(t testing.TB, data []byte) []byte {
 	t.Helper()

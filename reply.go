@@ -26,10 +26,11 @@ func (q *request) sendZip(z *Zip, tag string) {
 	modified := z.info.ModTime()
 	if z.shared {
 		content, modified = io.NewSectionReader(z, 0, z.Size), time.Time{}
-	} else {
-		q.w.Header()["Last-Modified"] = []string{modified.UTC().Format(http.TimeFormat)}
 	}
 	if q.describe(z.Size, "application/zip", tag, forEver) {
+		if modified.Unix() > 0 { // else it is unknown
+			q.w.Header()["Last-Modified"] = []string{modified.UTC().Format(http.TimeFormat)}
+		}
 		io.CopyN(q.w, content, z.Size)
 	} else {
 		http.ServeContent(q.w, q.r, "", modified, content)
@@ -45,9 +46,9 @@ func (q *request) sendBytes(body []byte, kind, tag string, fresh time.Duration) 
 	}
 }
 
-// describe says what is sent. It reports whether that is the whole file, as most clients want it: of a small one, ServeContent
-// would take half of the time to find that out. It writes fields under their canonical names: to find those takes longer than
-// the rest.
+// describe says what is sent. It reports whether that is the whole file, as most clients want it, and as it is: of a small one,
+// ServeContent would take half of the time to find that out. It writes fields under their canonical names: to find those takes
+// longer than the rest.
 func (q *request) describe(size int64, kind, tag string, fresh time.Duration) (whole bool) {
 	header := q.w.Header()
 	header["Content-Type"] = []string{kind}
@@ -60,7 +61,8 @@ func (q *request) describe(size int64, kind, tag string, fresh time.Duration) (w
 	header["Cache-Control"] = []string{limits}
 	asks := q.r.Header
 	if q.r.Method != http.MethodGet || asks["Range"] != nil || asks["If-None-Match"] != nil || asks["If-Match"] != nil ||
-		asks["If-Modified-Since"] != nil || asks["If-Unmodified-Since"] != nil {
+		asks["If-Modified-Since"] != nil || asks["If-Unmodified-Since"] != nil ||
+		header["Content-Encoding"] != nil { // whoever wraps the Handler sends something else
 		return false
 	}
 	header["Accept-Ranges"] = inBytes

@@ -30,7 +30,7 @@ func (s *Server) GOSUMDBDirect() string { return s.db.key + " " + s.URL + "/sumd
 func (s *Server) AddRecords(n int) {
 	s.db.mu.Lock()
 	defer s.db.mu.Unlock()
-	s.db.records, s.db.hashes = slices.Grow(s.db.records, n), slices.Grow(s.db.hashes, 2*n)
+	s.db.records, s.db.hashes = slices.Grow(s.db.records, max(n, 0)), slices.Grow(s.db.hashes, 2*max(n, 0))
 	for range n {
 		s.db.fill(fmt.Sprintf("filler.modfetch.test/r%d", len(s.db.records)))
 	}
