@@ -1,7 +1,6 @@
 package modfetch
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,6 +158,9 @@ func (db *sumDB) proveRecord(ctx context.Context, m module.Version) (sumRecord, 
 		defer db.end(ctx)
 		r, err := db.lookup(ctx, m)
 		if err == nil {
+			err = db.placeOther(ctx)
+		}
+		if err == nil {
 			err = db.stopped() // by another lookup in the meantime
 		}
 		if err != nil {
@@ -186,7 +188,7 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 	l := &lookup{db: db, ctx: ctx, module: m}
 	r, err := l.run()
 	if err == nil {
-		return r, db.placeOther(ctx)
+		return r, nil
 	}
 	first, heads, used := l, l.heads, l.used
 	var unproven error // what was got was not enough for a proof
@@ -201,7 +203,7 @@ func (db *sumDB) lookup(ctx context.Context, m module.Version) (sumRecord, error
 			l = &lookup{db: db, ctx: ctx, module: m, only: base, bare: bare}
 			r, err := l.run()
 			if err == nil {
-				return r, cmp.Or(db.place(ctx, heads), db.placeOther(ctx))
+				return r, db.place(ctx, heads)
 			}
 			if ctx.Err() != nil || l.fork != "" {
 				break

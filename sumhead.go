@@ -196,7 +196,7 @@ func (db *sumDB) basesFor(h sumHead) []*sumBase {
 	return slices.Insert(others, 0, h.from)
 }
 
-// placeOther places the go command's head beside the one that is kept in its stead.
+// placeOther places the head that somebody else keeps, the go command or another process, beside our own.
 func (db *sumDB) placeOther(ctx context.Context) error {
 	signed := db.store.takeOther()
 	if signed == nil {
