@@ -257,7 +257,6 @@ func TestTheModeIsKept(t *testing.T) {
 	}
 }
 
-// TestAnOldBundleThatCannotBeRemoved is no failure to write the new one.
 func TestAHostilePreviousBundle(t *testing.T) {
 	w := newWorld(t)
 	top := t.TempDir()
@@ -274,6 +273,7 @@ func TestAHostilePreviousBundle(t *testing.T) {
 	}
 }
 
+// TestAnOldBundleThatCannotBeRemoved is no failure to write the new one.
 func TestAnOldBundleThatCannotBeRemoved(t *testing.T) {
 	if os.Getuid() <= 0 {
 		t.Skip("here everything can be removed")
