@@ -427,8 +427,8 @@ func (q *request) goMod(ctx context.Context, m module.Version, name string) (*an
 }
 
 // serveZip serves a verified zip. Its ETag is the hash of the file: its h1: covers names and contents, and two files can share
-// it. A version that does not exist is found out by its go.mod file, for which no lock file is made, and so is one that has a
-// line in go.sum for another go.mod file. The checksum database vouches for both files at once.
+// it. A version that does not exist is found out by its go.mod file, for which no lock file is made, and so is one for which
+// go.sum, or another source, names another go.mod file. The checksum database vouches for both files at once.
 func (q *request) serveZip(ctx context.Context, m module.Version, name string) error {
 	_, exists := q.f.hashed.get(m.String())
 	if _, listed, err := q.f.localVoucher(ctx, goModKey(m)); !exists || listed || err != nil {
